@@ -1,0 +1,156 @@
+"""The integer semantics of deployq. Every executor implements what stands here.
+
+This is the only place in Python where rounding is written. The C macros in `templates/` and the
+ONNX op sequences are tested against these functions on boundary values.
+
+Contract (all integers, `floor` towards minus infinity):
+
+- requantize:  ``y = clamp(zero_point + floor((acc * 2^shift * multiplier + 2^31) / 2^32), low, high)``
+- rescale-add: ``y = clamp(zero_point + floor((a * m_a + b * m_b + 2^(shift-1)) / 2^shift), low, high)``
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.integer[Any]]
+FloatArray = npt.NDArray[np.float64]
+
+INT8_MIN, INT8_MAX = -128, 127
+INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+
+#: Largest integer below which every integer is exact in float32 / float64 arithmetic.
+FLOAT32_EXACT, FLOAT64_EXACT = 2**24, 2**53
+
+#: Bits of precision asked of the multipliers of `rescale_add`; (255 * 2^22) * 2 stays below 2^31.
+_ADD_MULTIPLIER_BITS = 21
+
+
+def round_half_up(value: npt.ArrayLike) -> Int64Array:
+    """Round to the nearest integer, ties towards plus infinity: floor(value + 0.5)."""
+    return np.floor(np.asarray(value, dtype=np.float64) + 0.5).astype(np.int64)
+
+
+def saturate(value: IntArray, low: npt.ArrayLike, high: npt.ArrayLike) -> Int64Array:
+    """Clamp integers to [low, high]; the bounds broadcast against `value`."""
+    return np.minimum(np.maximum(value.astype(np.int64), low), high)
+
+
+@dataclass(frozen=True)
+class Requantization:
+    """Multipliers of one layer: real ratio of channel c = multiplier[c] * 2^(shift - 32).
+
+    Attributes:
+        multiplier: int64 array (channels,), each in 1 .. 2^31 - 1.
+        shift: left shift n >= 0 of the accumulator; 0 unless a ratio reaches 0.5.
+    """
+
+    multiplier: Int64Array
+    shift: int
+
+
+def requantization(ratio: npt.ArrayLike) -> Requantization:
+    """Choose multiplier and shift for real ratios input_scale * weight_scale / output_scale.
+
+    Args:
+        ratio: positive finite ratios, shape (channels,).
+
+    Raises:
+        ValueError: a ratio is not positive and finite, or 2^22 or more.
+    """
+    ratios = np.atleast_1d(np.asarray(ratio, dtype=np.float64))
+    if not np.all(np.isfinite(ratios)) or np.any(ratios <= 0):
+        raise ValueError("requantization ratios must be positive and finite")
+    for shift in range(23):
+        multiplier = round_half_up(ratios * 2.0 ** (32 - shift))
+        if multiplier.max() <= INT32_MAX:
+            return Requantization(np.maximum(multiplier, 1), shift)
+    raise ValueError(f"requantization ratio {ratios.max():g} is too large")
+
+
+def requantize(
+    accumulator: IntArray,
+    multiplier: IntArray,
+    shift: int,
+    zero_point: int,
+    low: npt.ArrayLike,
+    high: npt.ArrayLike,
+) -> npt.NDArray[np.int8]:
+    """The contract's requantization; arguments broadcast.
+
+    Args:
+        accumulator: integers with |accumulator| * 2^shift < 2^31.
+        multiplier: integers in 1 .. 2^31 - 1.
+        shift: left shift of the accumulator, >= 0.
+        zero_point: zero point of the output.
+        low: lower clamp, within int8.
+        high: upper clamp, within int8.
+    """
+    product = (accumulator.astype(np.int64) << shift) * multiplier.astype(np.int64)
+    rounded = (product + 2**31) >> 32
+    return saturate(rounded + zero_point, low, high).astype(np.int8)
+
+
+@dataclass(frozen=True)
+class AddRescale:
+    """Integer multipliers of an addition: ratio of operand i = multipliers[i] / 2^shift."""
+
+    multipliers: tuple[int, int]
+    shift: int
+
+
+def add_rescale(first_ratio: float, second_ratio: float) -> AddRescale:
+    """Multipliers for ratios input_scale / output_scale, so that the sum stays in int32.
+
+    Raises:
+        ValueError: a ratio is not positive and finite, or 2^20 or more.
+    """
+    largest = max(first_ratio, second_ratio)
+    if not np.isfinite(largest) or min(first_ratio, second_ratio) <= 0 or largest >= 2**20:
+        raise ValueError(f"addition ratios {first_ratio:g}, {second_ratio:g} are out of range")
+    exponent = int(np.floor(np.log2(largest)))
+    shift = min(_ADD_MULTIPLIER_BITS - 1 - exponent, 30)
+    first, second = round_half_up([first_ratio * 2.0**shift, second_ratio * 2.0**shift])
+    return AddRescale((int(first), int(second)), shift)
+
+
+def rescale_add(
+    first: IntArray, second: IntArray, rescale: AddRescale, zero_point: int, low: int, high: int
+) -> npt.NDArray[np.int8]:
+    """The contract's addition of two zero-point-free operands (each within +-255)."""
+    total = first.astype(np.int64) * rescale.multipliers[0] + second.astype(np.int64) * rescale.multipliers[1]
+    rounded = (total + (1 << (rescale.shift - 1))) >> rescale.shift
+    return saturate(rounded + zero_point, low, high).astype(np.int8)
+
+
+def accumulator_extremes(weights: IntArray, zero_point: int, bias: IntArray) -> tuple[Int64Array, Int64Array]:
+    """Lowest and highest value any partial sum of sum((x - z) * w) + b can take, per channel.
+
+    Every order of summation is covered: the positive terms alone reach the upper bound, the
+    negative terms alone the lower one.
+
+    Args:
+        weights: integers (channels, taps).
+        zero_point: zero point z of x; x runs over int8.
+        bias: integers (channels,).
+
+    Returns:
+        (lowest, highest), each int64 of shape (channels,).
+    """
+    flat = weights.reshape(weights.shape[0], -1).astype(np.int64)
+    positive = np.maximum(flat, 0).sum(axis=1)
+    negative = np.maximum(-flat, 0).sum(axis=1)
+    up, down = INT8_MAX - zero_point, zero_point - INT8_MIN
+    highest = positive * up + negative * down + np.maximum(bias, 0)
+    lowest = -(positive * down + negative * up) + np.minimum(bias, 0)
+    return lowest, highest
+
+
+def signed_bits(lowest: int, highest: int) -> int:
+    """Width in bits of the smallest two's complement integer holding [lowest, highest]."""
+    return max(int(highest).bit_length(), int(-lowest - 1).bit_length() if lowest < 0 else 0) + 1
