@@ -1,0 +1,42 @@
+"""ONNX Runtime as second witness of the integer semantics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+Int8Array = npt.NDArray[np.int8]
+
+#: Optimisation levels every file must be exact at: none, and the runtime's default.
+LEVELS = {
+    "OFF": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "ALL": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+_BATCH = 32
+
+
+def run_onnxruntime(model: bytes | Path, samples: Int8Array, level: str = "ALL") -> list[Int8Array]:
+    """Run a model written by `deployq.onnx_export` on the CPU.
+
+    Args:
+        model: serialized model or path of a file.
+        samples: int8 inputs (n, *shape), NCHW.
+        level: key of `LEVELS`.
+
+    Returns:
+        One array (n, ...) per output of the model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = LEVELS[level]
+    options.log_severity_level = 3
+    source = model if isinstance(model, bytes) else str(model)
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    batches = [
+        session.run(None, {name: samples[first : first + _BATCH]}) for first in range(0, len(samples), _BATCH)
+    ]
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
