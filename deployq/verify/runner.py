@@ -1,0 +1,131 @@
+"""What the executors of the generated C share: the result's form and the files of the harness."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from deployq.errors import UsageError, VerificationError
+from deployq.verify.toolchain import harness_directory
+
+Int8Array = npt.NDArray[np.int8]
+LayerOutputs = tuple[Int8Array, ...]
+
+_RECORD_HEADER = np.dtype([("layer", "<u4"), ("bytes", "<u4")])
+
+
+class RunResult(Protocol):
+    """What every executor returns."""
+
+    @property
+    def outputs(self) -> Int8Array:
+        """Int8 (samples, output_size), in the layout of the C function's output."""
+
+    @property
+    def layer_outputs(self) -> LayerOutputs | None:
+        """One int8 (samples, layer_size) array per layer, HWC order; None if not asked for."""
+
+
+def library_sources(firmware_dir: Path, prefix: str) -> tuple[Path, ...]:
+    """The C files of a generated library, the one with the entry point first.
+
+    Raises:
+        UsageError: the directory has no library of that prefix.
+    """
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", prefix):
+        raise UsageError(f'"{prefix}" is not a C identifier', where="prefix of the library")
+    for name in (f"{prefix}.h", f"{prefix}.c"):
+        if not (firmware_dir / name).is_file():
+            raise UsageError(f"{name} is missing", where=str(firmware_dir), hint="run deployq build")
+    # A library generated as a single file has only the first.
+    names = (f"{prefix}.c", f"{prefix}_weights.c", "dq_kernels.c")
+    return tuple(firmware_dir / name for name in names if (firmware_dir / name).is_file())
+
+
+def library_flags(firmware_dir: Path, *, layers: bool) -> tuple[str, ...]:
+    """Compiler flags for the sources of the library."""
+    flags: tuple[str, ...] = (f"-I{firmware_dir.resolve()}",)
+    if layers:
+        flags += ("-include", str(harness_directory() / "harness_hooks.h"))
+    return flags
+
+
+def harness_flags(
+    firmware_dir: Path, prefix: str, *, input_size: int, output_size: int, layers: bool
+) -> tuple[str, ...]:
+    """Compiler flags for the sources of the harness: the library's names, and the expected sizes."""
+    upper = prefix.upper()
+    names = ("ARENA_BYTES", "ARENA_ALIGN", "INPUT_SIZE", "OUTPUT_SIZE", "LAYER_COUNT")
+    return (
+        f"-I{firmware_dir.resolve()}",
+        f"-I{harness_directory()}",
+        *(("-DDQ_HARNESS_LAYERS",) if layers else ()),
+        f'-DDQ_LIBRARY_HEADER="{prefix}.h"',
+        f"-DDQ_RUN={prefix}_run",
+        *(f"-DDQ_{name}={upper}_{name}" for name in names),
+        f"-DDQ_SAMPLE_BYTES={input_size}",
+        f"-DDQ_RESULT_BYTES={output_size}",
+    )
+
+
+def write_samples(directory: Path, samples: Int8Array) -> None:
+    """Write the samples where the harness reads them.
+
+    Args:
+        directory: working directory of the harness.
+        samples: int8 (samples, input_size), in the layout of the C function's input.
+
+    Raises:
+        UsageError: not an int8 matrix with at least one sample.
+    """
+    if samples.dtype != np.int8 or samples.ndim != 2 or samples.size == 0:
+        raise UsageError(
+            "samples must be a non-empty int8 array (samples, input_size)",
+            why=f"they are {samples.dtype} {samples.shape}",
+        )
+    (directory / "samples.bin").write_bytes(np.ascontiguousarray(samples).tobytes())
+
+
+def read_outputs(directory: Path, count: int, output_size: int) -> Int8Array:
+    """Read what the harness wrote: int8 (count, output_size).
+
+    Raises:
+        VerificationError: the harness processed another number of samples.
+    """
+    data = np.fromfile(directory / "outputs.bin", dtype=np.int8)
+    if data.size != count * output_size:
+        raise VerificationError(
+            "the harness did not process every sample",
+            why=f"{data.size} output bytes instead of {count} x {output_size}",
+        )
+    return data.reshape(count, output_size)
+
+
+def read_layer_outputs(directory: Path, count: int) -> LayerOutputs:
+    """Read the layer records of the harness: one (count, layer_size) array per layer.
+
+    Raises:
+        VerificationError: a layer is missing in some sample, or its size varies.
+    """
+    data = (directory / "layers.bin").read_bytes()
+    layers: dict[int, list[Int8Array]] = {}
+    position = 0
+    while position < len(data):
+        header = np.frombuffer(data, _RECORD_HEADER, 1, position)[0]
+        position += _RECORD_HEADER.itemsize
+        size = int(header["bytes"])
+        layers.setdefault(int(header["layer"]), []).append(np.frombuffer(data, np.int8, size, position))
+        position += size
+    for layer in range(max(layers, default=-1) + 1):
+        records = layers.get(layer, [])
+        if len(records) != count or len({record.size for record in records}) != 1:
+            raise VerificationError(
+                "the library does not report every layer once per sample",
+                where=f"DQ_LAYER_OUTPUT of layer {layer}",
+                why=f"{len(records)} records of sizes {sorted({record.size for record in records})}",
+            )
+    return tuple(np.stack(layers[layer]) for layer in sorted(layers))
