@@ -109,18 +109,23 @@ class IntegerAveragePool2d(IntegerOperator):
         self._stage_of_positions(shapes[0]).lower(builder, total, output, rank=4)
 
     def kernel(self, shapes: Sequence[Shape]) -> KernelCall:
-        parameters = pool_parameters(self.window, shapes[0])
-        parameters |= {
-            "include_pad": int(self.include_pad),
-            "input_zero_point": self.input_zero_point,
-            "shift": self.stage.shift,
-            "zero_point": self.stage.zero_point,
-        }
+        divisors = np.unique(_counts(self.window, shapes[0], self.include_pad))
+        smallest, largest = int(divisors[0]), int(divisors[-1])
+        geometry = pool_parameters(self.window, shapes[0])
         return KernelCall(
             template="averagepool2d_a8.c.j2",
             function="dq_averagepool2d_a8",
-            parameters=parameters,
-            tables={"multiplier": self.stage.multiplier.astype(np.int32)},
+            parameters={f"pool.{name}": value for name, value in geometry.items()}
+            | {
+                "stage.shift": self.stage.shift,
+                "stage.zero_point": self.stage.zero_point,
+                "stage.low": int(self.stage.low),
+                "stage.high": int(self.stage.high),
+                "first_divisor": smallest,
+                "include_pad": int(self.include_pad),
+                "input_zero_point": self.input_zero_point,
+            },
+            tables={"stage.multiplier": self.stage.multiplier[smallest - 1 : largest].astype(np.int32)},
         )
 
 
@@ -129,7 +134,9 @@ def import_averagepool(node: SourceNode) -> Sequence[FloatOperator]:
     """ONNX AveragePool."""
     shape = node.shape(0)
     window = window_from_onnx(node.attributes, tuple(node.attributes["kernel_shape"]), shape)
-    include_pad = bool(node.attributes.get("count_include_pad", 0))
+    # Cells that ceil_mode adds beyond the pads are never counted, so without pads there is nothing to include.
+    padded = any(node.attributes.get("pads", ())) or node.attributes.get("auto_pad", "").startswith("SAME")
+    include_pad = bool(node.attributes.get("count_include_pad", 0)) and padded
     if include_pad and node.attributes.get("ceil_mode", 0):
         raise Unsupported("AveragePool with both ceil_mode and count_include_pad")
     if not include_pad and _counts(window, shape, include_pad=False).min() == 0:

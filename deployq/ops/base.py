@@ -148,10 +148,11 @@ class KernelCall:
         template: file under templates/kernels, e.g. "maxpool2d_a8.c.j2".
         function: C function of this variant; calls of equal function share its code.
         variant: template variables that make up the variant.
-        parameters: scalar members of the parameter struct.
+        parameters: scalar members of the parameter struct; "stage.shift" is member shift of member stage.
         tables: array members of the parameter struct, constant data in flash.
         scratch_bytes: working memory inside the arena.
-        in_place: the output may overwrite the first input.
+        in_place: element by element: the output may overwrite an input, and any order of the
+            elements in memory is kept.
     """
 
     template: str
