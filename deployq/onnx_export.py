@@ -7,7 +7,7 @@ at one bit, as bits in bytes expanded through a table; runtimes fold both away a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -120,7 +120,7 @@ def _io_value(name: str, data_type: int, shape: Shape) -> onnx.ValueInfoProto:
 
 
 def export_onnx(
-    graph: Graph, metadata: Mapping[str, str], *, float_io: bool = False, all_outputs: bool = False
+    graph: Graph, metadata: Mapping[str, str], *, float_io: bool = False
 ) -> onnx.ModelProto:
     """Write an integer graph as an ONNX model.
 
@@ -128,8 +128,6 @@ def export_onnx(
         graph: integer graph.
         metadata: entries added to the model's metadata_props besides scales and zero points.
         float_io: take and give float32 real values instead of int8.
-        all_outputs: make every layer's int8 output an output of the model, in node order,
-            to locate a difference.
 
     Returns:
         A checked model; input "(batch, C, H, W)" or "(batch, features)", batch dynamic.
@@ -147,10 +145,6 @@ def export_onnx(
         _dequantize_output(builder, graph, outer_output)
     io_type = TensorProto.FLOAT if float_io else TensorProto.INT8
     outputs = [_io_value(outer_output, io_type, target.shape)]
-    if all_outputs:
-        outputs = [
-            _io_value(node.output, TensorProto.INT8, graph.tensors[node.output].shape) for node in graph.nodes
-        ]
     proto = helper.make_graph(
         builder.nodes,
         graph.name,
@@ -165,6 +159,19 @@ def export_onnx(
     helper.set_model_props(model, {**_io_metadata(graph), **metadata})
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def with_outputs(model: bytes, tensors: Sequence[str]) -> bytes:
+    """A model whose outputs are the given int8 tensors, in that order, to look into its layers."""
+    proto = onnx.load_model_from_string(model)
+    del proto.graph.output[:]
+    proto.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.INT8, None) for name in tensors)
+    return bytes(proto.SerializeToString())
+
+
+def metadata_of(model: bytes) -> dict[str, str]:
+    """The metadata_props of a serialized model."""
+    return {entry.key: entry.value for entry in onnx.load_model_from_string(model).metadata_props}
 
 
 def _io_metadata(graph: Graph) -> dict[str, str]:

@@ -53,10 +53,14 @@ class IntegerModel:
     Attributes:
         graph: integer graph; every tensor has a quantization.
         relative_errors: ||X W - X~ Q|| / ||X W|| of each weighted node, by node name.
+        source_sha256: hexadecimal digest of the model it came from, "" if unknown.
+        takes_pixels: the int8 input is pixel - 128.
     """
 
     graph: Graph
     relative_errors: Mapping[str, float]
+    source_sha256: str = ""
+    takes_pixels: bool = False
 
 
 def dequantize(values: Array, quantization: Quantization) -> Array:

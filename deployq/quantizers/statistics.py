@@ -1,0 +1,149 @@
+"""Second-order statistics of a layer's inputs, streamed: memory does not depend on the sample count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deployq.arithmetic import FloatArray
+from deployq.errors import UsageError
+
+Array = npt.NDArray[Any]
+
+#: An input whose energy about its mean is below this part of its energy about zero is constant: a
+#: float32 number cannot resolve such a variation, what is left is rounding.
+_CONSTANT = 1e-13
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """What a solver knows of the inputs of one layer; every array has the group as first axis.
+
+    X (m, N) are the inputs in the float network, X~ those in the network quantized so far. In
+    centred statistics the products are those of the rows minus their mean.
+
+    Attributes:
+        gram: X~^T X~, (groups, N, N).
+        cross: X~^T X, (groups, N, N).
+        analog_gram: X^T X, (groups, N, N).
+        mean_quantized: mean row of X~, (groups, N).
+        mean_analog: mean row of X, (groups, N).
+        samples: number of rows m.
+    """
+
+    gram: FloatArray
+    cross: FloatArray
+    analog_gram: FloatArray
+    mean_quantized: FloatArray
+    mean_analog: FloatArray
+    samples: int
+
+    @property
+    def dead(self) -> npt.NDArray[np.bool_]:
+        """Inputs whose column of X~ is zero (in centred statistics: constant), (groups, N)."""
+        return np.asarray(np.diagonal(self.gram, axis1=1, axis2=2) <= 0)
+
+
+class StatisticsAccumulator:
+    """Adds up chunks of rows.
+
+    The rows are shifted by the mean of the first chunk before they are multiplied, so that the
+    centred statistics do not suffer from cancellation when the means are large (raw 0..255 input).
+    Products are taken in the precision of the rows and added in float64.
+
+    Args:
+        groups: groups of the layer; 1 for an ordinary one, the channels for a depthwise one.
+        inputs: inputs N of one neuron.
+    """
+
+    def __init__(self, groups: int, inputs: int) -> None:
+        shape = (groups, inputs, inputs)
+        self._gram, self._cross, self._analog = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        self._shifts, self._sums = np.zeros((2, groups, inputs)), np.zeros((2, groups, inputs))
+        self._samples = 0
+        self._identical = True
+
+    def update(self, quantized: Array, analog: Array) -> None:
+        """Add a chunk of rows.
+
+        Args:
+            quantized: X~, (groups, rows, N), float32 or float64.
+            analog: X, the same shape; the same object in every chunk if both networks agree, which
+                saves two products of three.
+
+        Raises:
+            ValueError: the shapes do not fit.
+        """
+        groups, inputs = self._sums.shape[1:]
+        if quantized.shape != analog.shape or quantized.shape != (groups, quantized.shape[1], inputs):
+            raise ValueError(
+                f"expected two arrays ({groups}, rows, {inputs}), got {quantized.shape} and {analog.shape}"
+            )
+        if quantized.shape[1] == 0:
+            return
+        if self._samples == 0:
+            # Rounded to float32, a shift is the same number in either precision of later chunks.
+            means = [quantized.mean(axis=1, dtype=np.float64), analog.mean(axis=1, dtype=np.float64)]
+            self._shifts[:] = np.asarray(means, dtype=np.float32)
+        if self._identical and quantized is not analog:
+            self._cross[:], self._analog[:] = self._gram, self._gram
+            self._identical = False
+        shifted = _shift(quantized, self._shifts[0])
+        other = shifted if self._identical else _shift(analog, self._shifts[1])
+        transposed = shifted.transpose(0, 2, 1)
+        self._gram += transposed @ shifted
+        if not self._identical:
+            self._cross += transposed @ other
+            self._analog += other.transpose(0, 2, 1) @ other
+        self._sums += [shifted.sum(axis=1, dtype=np.float64), other.sum(axis=1, dtype=np.float64)]
+        self._samples += quantized.shape[1]
+
+    def finish(self, *, centred: bool = True) -> LayerStatistics:
+        """The statistics of all rows so far.
+
+        Args:
+            centred: products of the rows minus their mean, instead of the rows themselves.
+
+        Raises:
+            UsageError: no rows were added.
+        """
+        if self._samples == 0:
+            raise UsageError("there are no calibration samples", where="--calib", hint="give at least one")
+        cross, analog = (self._gram, self._gram) if self._identical else (self._cross, self._analog)
+        centres = self._sums / self._samples
+        means = self._shifts + centres
+
+        def varies(products: FloatArray, side: int) -> npt.NDArray[np.bool_]:
+            variation = np.diagonal(products, axis1=1, axis2=2) - self._samples * centres[side] ** 2
+            return np.asarray(variation > _CONSTANT * self._samples * means[side] ** 2)
+
+        varying = varies(self._gram, 0), varies(analog, 1)
+
+        def moved(products: FloatArray, left: int, right: int) -> FloatArray:
+            """Products about the shifts to products about the means, or about zero."""
+            moved: FloatArray = products - self._samples * _outer(centres[left], centres[right])
+            moved *= _outer(varying[left], varying[right])
+            if not centred:
+                moved += self._samples * _outer(means[left], means[right])
+            return moved
+
+        return LayerStatistics(
+            gram=moved(self._gram, 0, 0),
+            cross=moved(cross, 0, 1),
+            analog_gram=moved(analog, 1, 1),
+            mean_quantized=means[0],
+            mean_analog=means[1],
+            samples=self._samples,
+        )
+
+
+def _shift(rows: Array, shift: FloatArray) -> Array:
+    """Rows minus the shift, C-contiguous so that the product with itself is a symmetric BLAS call."""
+    return np.asarray(np.subtract(rows, shift[:, None, :].astype(rows.dtype), order="C"))
+
+
+def _outer(left: Array, right: Array) -> Array:
+    return np.asarray(left[:, :, None] * right[:, None, :])

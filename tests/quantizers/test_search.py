@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+
+from deployq.alphabet import alphabet
+from deployq.quantizers import method
+from deployq.quantizers.search import Objective, scale_factors, search_scale, weight_error_scale
+from tests.quantizers.layers import ALPHABETS, low_rank_layer, random_layer, squared_error
+
+GRANULARITIES = ("channel", "layer")
+
+
+def test_the_objective_is_the_error_on_the_samples() -> None:
+    layer = random_layer(0, 20, 5, 60, groups=3)
+    generator = np.random.default_rng(0)
+    levels = generator.integers(-2, 2, size=layer.weights.shape).astype(np.float64)
+    scales = generator.uniform(0.1, 1, size=(3, 5))
+    error = Objective.of(layer.statistics(), layer.weights).error(levels, scales)
+    np.testing.assert_allclose(error, squared_error(layer, levels, scales), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ALPHABETS)
+def test_the_factors_ascend_and_contain_one(name: str) -> None:
+    factors = scale_factors(alphabet(name))
+    assert np.all(np.diff(factors) > 0)
+    assert 1.0 in factors
+
+
+def test_binary_candidates_reach_four_times_the_start() -> None:
+    assert scale_factors(alphabet("binary"))[-1] >= 4
+
+
+def test_the_weight_error_scale_of_binary_is_the_mean_magnitude() -> None:
+    weights = np.random.default_rng(1).normal(size=(2, 50, 3))
+    found = weight_error_scale(weights, alphabet("binary"), "channel")
+    np.testing.assert_allclose(found, np.abs(weights).mean(axis=1))
+
+
+@pytest.mark.parametrize("name", ALPHABETS)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_the_weight_error_scale_is_close_to_the_best_of_a_fine_grid(name: str, granularity: str) -> None:
+    weights, levels = np.random.default_rng(2).normal(size=(1, 200, 4)), alphabet(name)
+
+    def error(scales: np.ndarray) -> np.ndarray:
+        rounded = scales[:, None, :] * levels.nearest(weights / scales[:, None, :])
+        per_neuron = ((weights - rounded) ** 2).sum(axis=1)
+        return per_neuron if granularity == "channel" else per_neuron.sum(keepdims=True)
+
+    grid = [error(np.full((1, 4), scale)) for scale in np.geomspace(0.005, 4, 600)]
+    assert np.all(error(weight_error_scale(weights, levels, granularity)) <= 1.1 * np.min(grid, axis=0))
+
+
+@pytest.mark.parametrize("solver", ["gpfq", "msq"])
+@pytest.mark.parametrize("name", ALPHABETS)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_the_search_never_loses_to_its_start(solver: str, name: str, granularity: str) -> None:
+    layer, levels = random_layer(3, 60, 6, 150, groups=2), alphabet(name)
+    statistics, solve = layer.statistics(), method(solver)
+    found, scales = search_scale(solve, statistics, layer.weights, levels, granularity)
+    start = weight_error_scale(layer.weights, levels, granularity)
+    started = squared_error(layer, solve(statistics, layer.weights, levels, start), start)
+    ended = squared_error(layer, found, scales)
+    if granularity == "layer":
+        assert len(np.unique(scales)) == 1
+        started, ended = started.sum(keepdims=True), ended.sum(keepdims=True)
+    assert np.all(ended <= started * (1 + 1e-9))
+
+
+def test_the_search_pays_at_one_bit() -> None:
+    layer, levels = low_rank_layer(4, 300, 8, 10), alphabet("binary")
+    statistics, solve = layer.statistics(), method("gpfq")
+    found, scales = search_scale(solve, statistics, layer.weights, levels, "channel")
+    start = weight_error_scale(layer.weights, levels, "channel")
+    started = squared_error(layer, solve(statistics, layer.weights, levels, start), start)
+    assert squared_error(layer, found, scales).sum() < 0.8 * started.sum()
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_the_scale_is_the_least_squares_one_for_its_levels(granularity: str) -> None:
+    layer = random_layer(5, 40, 5, 100)
+    found, scales = search_scale(
+        method("gpfq"), layer.statistics(), layer.weights, alphabet("ternary"), granularity
+    )
+    best = squared_error(layer, found, scales).sum()
+    for factor in (0.999, 1.001):
+        assert squared_error(layer, found, scales * factor).sum() > best
+
+
+def test_a_channel_scale_is_never_worse_than_the_layer_scale_in_total() -> None:
+    layer = random_layer(6, 40, 8, 100)
+    layer.weights[:] *= np.geomspace(0.05, 1, 8)
+    errors = {}
+    for granularity in GRANULARITIES:
+        found, scales = search_scale(
+            method("msq"), layer.statistics(), layer.weights, alphabet("ternary"), granularity
+        )
+        errors[granularity] = squared_error(layer, found, scales).sum()
+    assert errors["channel"] < errors["layer"]
+
+
+def test_splitting_the_candidates_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = random_layer(7, 50, 6, 100)
+    arguments = (method("gpfq"), layer.statistics(), layer.weights, alphabet("midrise-2"), "channel")
+    whole = search_scale(*arguments)
+    monkeypatch.setattr("deployq.quantizers.search._ELEMENTS_PER_CALL", 1000)
+    parts = search_scale(*arguments)
+    np.testing.assert_array_equal(whole[0], parts[0])
+    np.testing.assert_allclose(whole[1], parts[1], rtol=1e-12)
