@@ -52,7 +52,7 @@ class Alphabet:
         """Code of the level nearest to zero, used for padding."""
         return int(np.argmin(np.abs(self.values)))
 
-    def encode(self, values: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:  # type: ignore[type-arg]
+    def encode(self, values: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
         """Integer levels to unsigned codes of the same shape.
 
         Raises:
@@ -63,11 +63,11 @@ class Alphabet:
             raise ValueError(f"values outside the alphabet {self.name}")
         return codes.astype(np.uint8)
 
-    def decode(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.int16]:  # type: ignore[type-arg]
+    def decode(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.int16]:
         """Unsigned codes to integer levels of the same shape."""
         return (codes.astype(np.int64) * self.step + self.offset).astype(np.int16)
 
-    def nearest(self, value: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:  # type: ignore[type-arg]
+    def nearest(self, value: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """Level nearest to each real value (in units of the scale), ties upwards; same shape and dtype."""
         code = np.floor((value - self.offset) / self.step + 0.5)
         np.clip(code, 0, self.levels - 1, out=code)

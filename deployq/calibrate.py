@@ -14,6 +14,7 @@ from deployq.arithmetic import round_half_up
 from deployq.errors import UsageError
 from deployq.graph import Graph, Quantization
 from deployq.graph.run import run_nodes
+from deployq.threads import single_threaded
 
 Array = npt.NDArray[Any]
 Batches = Callable[[], Iterable[Array]]
@@ -77,6 +78,7 @@ def quantization_of_range(low: float, high: float) -> Quantization:
     return Quantization(scale, zero_point)
 
 
+@single_threaded
 def calibrate(
     graph: Graph, batches: Batches, method: RangeMethod, input_quantization: Quantization | None
 ) -> Mapping[str, Quantization]:

@@ -21,6 +21,7 @@ from deployq.graph import Graph, Node, Quantization, last_uses
 from deployq.ops import IntegerOperator, QuantizedWeights, WeightedOperator
 from deployq.quantizers.layer import quantize_layer
 from deployq.quantizers.statistics import LayerStatistics, StatisticsAccumulator
+from deployq.threads import single_threaded
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str], None]
@@ -74,6 +75,7 @@ def quantize_values(values: Array, quantization: Quantization) -> npt.NDArray[np
     return np.clip(scaled, -128, 127).astype(np.int8)
 
 
+@single_threaded
 def quantize_graph(
     graph: Graph,
     quantizations: Mapping[str, Quantization],

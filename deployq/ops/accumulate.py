@@ -114,7 +114,7 @@ class Accumulation:
         return builder.add("Add", doubled, ones)
 
     @property
-    def exact_dtype(self) -> type[np.floating]:  # type: ignore[type-arg]
+    def exact_dtype(self) -> type[np.floating]:
         """Float type in which a matrix product of these integers is exact in any order."""
         taps = np.abs(self.weights.levels.astype(np.int64)).sum(axis=1).max(initial=0)
         return np.float32 if int(taps) * 255 < FLOAT32_EXACT else np.float64

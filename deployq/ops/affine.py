@@ -34,7 +34,8 @@ class Affine(FloatOperator):
         trailing = (1,) * (inputs[0].ndim - 2)
         dtype = inputs[0].dtype
         gain = self.gain.astype(dtype).reshape(-1, *trailing)
-        return inputs[0] * gain + self.offset.astype(dtype).reshape(-1, *trailing)
+        mapped: Array = inputs[0] * gain + self.offset.astype(dtype).reshape(-1, *trailing)
+        return mapped
 
     def integer(self, inputs: Sequence[Quantization], output: Quantization) -> IntegerOperator:
         raise TypeError("an affine map is folded or lowered to a convolution before quantization")

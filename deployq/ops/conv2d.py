@@ -28,7 +28,7 @@ from deployq.ops.output_stage import Bounds
 from deployq.ops.window import Window, window_from_onnx
 
 #: Working memory of one im2col block, in elements.
-_BLOCK_ELEMENTS = 2**24
+_BLOCK_ELEMENTS = 2**21
 
 
 def _convolve(batch: Array, weight: Array, window: Window, groups: int) -> Array:

@@ -55,7 +55,8 @@ class IntegerMaxPool2d(IntegerOperator):
         return pool_shape(self.window, inputs)
 
     def run(self, inputs: Sequence[Array]) -> Int8Array:
-        return self.window.columns(inputs[0], pad_value=-128).max(axis=2).astype(np.int8)
+        maximum: Int8Array = self.window.columns(inputs[0], pad_value=-128).max(axis=2).astype(np.int8)
+        return maximum
 
     def lower(self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]) -> None:
         builder.add("MaxPool", inputs[0], output=output, **self.window.onnx_attributes())

@@ -74,7 +74,8 @@ class IntegerSoftmax(IntegerOperator):
         wide = inputs[0].astype(np.int64)
         terms = self.table[wide.max(axis=-1, keepdims=True) - wide]
         total = terms.sum(axis=-1, keepdims=True)
-        return (np.minimum((terms * 256 + total // 2) // total, 255) - 128).astype(np.int8)
+        shares = np.minimum((terms * 256 + total // 2) // total, 255)
+        return np.asarray(shares - 128, dtype=np.int8)
 
     def lower(self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]) -> None:
         def constant(value: int) -> str:

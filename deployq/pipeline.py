@@ -1,0 +1,196 @@
+"""`build`: import, simplify, calibrate, quantize, export and generate, verify, report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deployq.accuracy import float_accuracy, integer_accuracy
+from deployq.budget import check_accuracy, check_flash, check_ram
+from deployq.codegen.library import GeneratedLibrary, write_library
+from deployq.config import BuildConfig
+from deployq.data import Samples, load_labelled, samples_of_array
+from deployq.errors import ToolMissingError, UsageError
+from deployq.output import check_replaceable, staged_directory
+from deployq.quantize import IntegerModel
+from deployq.report.assemble import assemble_report, check_verification
+from deployq.report.model import Accuracy, Report
+from deployq.report.write import write_reports
+from deployq.steps import (
+    Prepared,
+    Progress,
+    export_onnx,
+    generate_c,
+    prepare,
+    quantize_prepared,
+    silent,
+    traced_layers,
+)
+from deployq.targets import Target, load_target
+from deployq.vectors import save_vectors
+from deployq.verify.library import Subject, Verification, verify_library
+from deployq.verify.reference import run_reference
+from deployq.verify.size import LibrarySize, library_size
+
+if TYPE_CHECKING:
+    import torch
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build produced.
+
+    Attributes:
+        report: everything measured.
+        directory: the output directory.
+        network: the quantized network.
+    """
+
+    report: Report
+    directory: Path
+    network: IntegerModel
+
+
+def build_from_config(config: BuildConfig, progress: Progress = silent) -> BuildResult:
+    """Build what a configuration describes.
+
+    Raises:
+        DeployqError: with the exit code of the first thing that went wrong.
+    """
+    if config.model is None or config.calibration is None:
+        missing = "model" if config.model is None else "calibration data"
+        raise UsageError(f"no {missing} given", hint="deployq build MODEL --calib DATA, or a deployq.toml")
+    return build(config.model, config.calibration, config, config.evaluation, progress)
+
+
+def build(
+    model: Path | str | torch.nn.Module,
+    calibration: str | Array,
+    config: BuildConfig | None = None,
+    evaluation: str | tuple[Array, Array] | None = None,
+    progress: Progress = silent,
+) -> BuildResult:
+    """Quantize a network, generate its C library, prove it exact and write it all to `config.output`.
+
+    Args:
+        model: ONNX file or torch module (in any mode; it is not changed).
+        calibration: data specification or array (N, ...) of stored values, before preprocessing.
+        config: everything else; the defaults if None.
+        evaluation: labelled data (specification, or arrays of values and class numbers) to measure
+            top-1 accuracy on.
+        progress: called with one line per step.
+
+    Raises:
+        DeployqError: see `deployq.errors`; the output directory is then as it was before.
+    """
+    config = config or BuildConfig()
+    target = load_target(config.target)
+    check_replaceable(config.output, force=config.force)
+    progress("import the model")
+    prepared = prepare(model, calibration, config)
+    labelled = _evaluation(evaluation, prepared, config)
+    network = quantize_prepared(prepared, config, progress)
+    library = generate_c(network, config)
+    check_ram(config, library)
+    with staged_directory(config.output) as staging:
+        firmware = staging / "firmware"
+        write_library(library, firmware)
+        size = _size(firmware, library, target, config)
+        check_flash(config, library, size)
+        accuracy = _accuracy(prepared, network, labelled, progress)
+        check_accuracy(config, accuracy)
+        samples = labelled[0] if labelled else prepared.samples
+        subject = _subject(staging, network, library, samples, target, config)
+        verification = verify_library(
+            subject, qemu_samples=config.verify_samples, strict=config.strict, progress=progress
+        )
+        check_verification(verification)
+        report = assemble_report(network, library, size, accuracy, verification, target, config)
+        write_reports(report, staging)
+        (staging / "build.toml").write_text(config.to_toml(), encoding="utf-8")
+    return BuildResult(report, config.output, network)
+
+
+def _evaluation(
+    evaluation: str | tuple[Array, Array] | None, prepared: Prepared, config: BuildConfig
+) -> tuple[Samples, Array] | None:
+    """Labelled samples in the form `prepared.graph` takes."""
+    if evaluation is None:
+        return None
+    shape = prepared.graph.tensors[prepared.graph.input].shape
+    if isinstance(evaluation, str):
+        samples, labels = load_labelled(evaluation, prepared.preprocessing, shape)
+    else:
+        values, labels = evaluation
+        samples = samples_of_array(values, prepared.preprocessing, shape)
+    if samples.is_pixels != prepared.samples.is_pixels:
+        raise UsageError(
+            "calibration and evaluation data differ in type",
+            why="one of them is uint8, the other is not",
+            hint="store both the same way, so that they are preprocessed alike",
+        )
+    return samples, labels
+
+
+def _accuracy(
+    prepared: Prepared, network: IntegerModel, labelled: tuple[Samples, Array] | None, progress: Progress
+) -> Accuracy:
+    if labelled is None:
+        return Accuracy()
+    progress(f"evaluate on {len(labelled[0])} samples")
+    return Accuracy(
+        float_accuracy(prepared.graph, *labelled),
+        integer_accuracy(network.graph, *labelled),
+        len(labelled[0]),
+    )
+
+
+def _size(
+    firmware: Path, library: GeneratedLibrary, target: Target, config: BuildConfig
+) -> LibrarySize | None:
+    """Compiled sizes; None without the compiler, an error if the user is strict or set a budget."""
+    try:
+        return library_size(firmware, library.prefix, target)
+    except ToolMissingError:
+        if config.strict or config.flash is not None:
+            raise
+        return None
+
+
+def _subject(
+    staging: Path,
+    network: IntegerModel,
+    library: GeneratedLibrary,
+    samples: Samples,
+    target: Target,
+    config: BuildConfig,
+) -> Subject:
+    """Write the ONNX models and the test vectors; everything the verification needs."""
+    model = export_onnx(network, library).SerializeToString()
+    (staging / "model.onnx").write_bytes(model)
+    if config.float_io:
+        with_float = export_onnx(network, float_io=True).SerializeToString()
+        (staging / "model_float_io.onnx").write_bytes(with_float)
+    quantization = network.graph.tensors[network.graph.input].quantization
+    assert quantization is not None
+    inputs = samples.quantized(quantization, slice(0, config.host_samples))
+    expected = run_reference(network.graph, inputs)
+    save_vectors(staging, inputs, expected)
+    return Subject(
+        model=model,
+        layers=traced_layers(network, library),
+        firmware=staging / "firmware",
+        prefix=library.prefix,
+        target=target,
+        io_layout=config.io_layout,
+        samples=inputs,
+        expected=expected,
+    )
+
+

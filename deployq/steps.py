@@ -1,0 +1,224 @@
+"""The steps of a build, each usable by itself: prepare, quantize, export_onnx, generate_c."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from deployq import onnx_export
+from deployq.alphabet import alphabet, default_alphabet
+from deployq.calibrate import RangeMethod, calibrate
+from deployq.codegen.emit import generate
+from deployq.codegen.library import EmitOptions, GeneratedLibrary
+from deployq.config import BuildConfig
+from deployq.data import (
+    RAW_PIXELS,
+    Preprocessing,
+    Samples,
+    fold_preprocessing,
+    load_samples,
+    pixel_quantization,
+    samples_of_array,
+)
+from deployq.errors import ModelError, UsageError
+from deployq.frontends.onnx import ImportedModel, load_onnx
+from deployq.graph import Graph, Quantization
+from deployq.passes import simplify
+from deployq.quantize import IntegerModel, WeightSettings, dequantize, quantize_graph
+from deployq.targets import load_target
+from deployq.verify.library import TracedLayer
+from deployq.version import VERSION
+
+if TYPE_CHECKING:
+    import torch
+
+Array = npt.NDArray[Any]
+Progress = Callable[[str], None]
+
+_BATCH = 64
+
+
+def silent(message: str) -> None:
+    """The progress function of callers who do not want any."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A float network and its calibration data, ready to be quantized.
+
+    Attributes:
+        graph: simplified float graph.
+        sha256: digest of the source model.
+        samples: calibration samples.
+        input_quantization: fixed by the data (pixels), or None to be calibrated.
+        preprocessing: of samples given to `graph`; the identity where it was folded into the graph.
+    """
+
+    graph: Graph
+    sha256: str
+    samples: Samples
+    input_quantization: Quantization | None
+    preprocessing: Preprocessing
+
+
+def prepare(model: Path | str | torch.nn.Module, calibration: str | Array, config: BuildConfig) -> Prepared:
+    """Import a model, simplify it and load its calibration samples.
+
+    Args:
+        model: ONNX file or torch module.
+        calibration: data specification (see `deployq.data.load_samples`) or array (N, ...) of stored
+            values, before preprocessing.
+        config: layout, preprocessing and limits.
+
+    Raises:
+        UsageError: data that cannot be read or do not fit.
+        ModelError: a model that is not supported.
+    """
+    preprocessing = Preprocessing(config.layout, config.scale, _factor(config.mean), _factor(config.std))
+    imported = _import(model, calibration, preprocessing)
+    shape = imported.graph.tensors[imported.graph.input].shape
+    if isinstance(calibration, str):
+        samples = load_samples(calibration, preprocessing, shape, config.calibration_limit)
+    else:
+        samples = samples_of_array(calibration, preprocessing, shape, config.calibration_limit)
+    graph, quantization = imported.graph, None
+    if samples.is_pixels:
+        quantization = pixel_quantization(preprocessing)
+        if quantization is None:
+            graph, quantization = fold_preprocessing(graph, preprocessing), RAW_PIXELS
+            samples = samples.unprocessed
+    return Prepared(simplify(graph), imported.sha256, samples, quantization, samples.preprocessing)
+
+
+def _factor(values: tuple[float, ...]) -> float | tuple[float, ...]:
+    return values[0] if len(values) == 1 else values
+
+
+def _import(
+    model: Path | str | torch.nn.Module, calibration: str | Array, preprocessing: Preprocessing
+) -> ImportedModel:
+    if isinstance(model, (str, Path)):
+        return load_onnx(Path(model))
+    if isinstance(calibration, str):
+        raise UsageError(
+            "a torch module needs its calibration samples as an array",
+            why="a module does not tell the shape of its input",
+            hint="load the data yourself and pass the array",
+        )
+    from deployq.frontends.torch import load_torch_shape
+
+    stored = np.asarray(calibration[:2])
+    if stored.ndim == 4 and preprocessing.layout == "nhwc":
+        stored = stored.transpose(0, 3, 1, 2)
+    return load_torch_shape(model, stored.shape[1:])
+
+
+def _batches(samples: Samples, quantization: Quantization) -> Iterator[tuple[Array, Array]]:
+    """Pairs (float32 input, int8 input); equal in value where the samples are pixels."""
+    for first in range(0, len(samples), _BATCH):
+        part = slice(first, first + _BATCH)
+        codes = samples.quantized(quantization, part)
+        yield (dequantize(codes, quantization) if samples.is_pixels else samples.real(part)), codes
+
+
+def quantize_prepared(prepared: Prepared, config: BuildConfig, progress: Progress = silent) -> IntegerModel:
+    """Calibrate activations and quantize weights of a prepared network."""
+    chosen = alphabet(config.alphabet) if config.alphabet else default_alphabet(config.bits)
+    samples = prepared.samples
+    progress(f"calibrate on {len(samples)} samples")
+    parts = [slice(first, first + _BATCH) for first in range(0, len(samples), _BATCH)]
+    quantizations = calibrate(
+        prepared.graph,
+        lambda: (samples.real(part) for part in parts),
+        RangeMethod(config.activation_range, config.percentile),
+        prepared.input_quantization,
+    )
+    network = quantize_graph(
+        prepared.graph,
+        quantizations,
+        _batches(samples, quantizations[prepared.graph.input]),
+        WeightSettings(chosen, config.method, config.granularity, config.seed),
+        progress,
+    )
+    return replace(network, source_sha256=prepared.sha256, takes_pixels=samples.is_pixels)
+
+
+def quantize(
+    model: Path | str | torch.nn.Module, calibration: str | Array, config: BuildConfig | None = None
+) -> IntegerModel:
+    """Quantize a network after training.
+
+    Args:
+        model: ONNX file or torch module.
+        calibration: data specification or array (N, ...) of stored values.
+        config: alphabet, method, preprocessing; the defaults if None.
+
+    Raises:
+        DeployqError: see `prepare` and `quantize_graph`.
+    """
+    config = config or BuildConfig()
+    return quantize_prepared(prepare(model, calibration, config), config)
+
+
+def generate_c(network: IntegerModel, config: BuildConfig | None = None) -> GeneratedLibrary:
+    """Generate the C library of a quantized network for `config.target`.
+
+    Raises:
+        UsageError: unknown target, or a prefix that is not a C identifier.
+        ModelError: a layer whose integer range cannot be proven safe.
+    """
+    config = config or BuildConfig()
+    options = EmitOptions(
+        prefix=config.prefix,
+        io_layout=config.io_layout,
+        version=VERSION,
+        model_sha256=network.source_sha256,
+        input_note="q = pixel - 128" if network.takes_pixels else "",
+        single_file=config.single_file,
+    )
+    return generate(network.graph, load_target(config.target), options)
+
+
+def traced_layers(network: IntegerModel, library: GeneratedLibrary) -> tuple[TracedLayer, ...]:
+    """What the layers of the library correspond to in the ONNX model."""
+    outputs = {node.name: node.output for node in network.graph.nodes}
+    return tuple(
+        TracedLayer(layer.name, outputs.get(layer.node, ""), layer.order.rows if layer.order else 1)
+        for layer in library.layers
+    )
+
+
+def export_onnx(
+    network: IntegerModel, library: GeneratedLibrary | None = None, *, float_io: bool = False
+) -> onnx.ModelProto:
+    """The integer ONNX model of a quantized network.
+
+    Args:
+        network: quantized network.
+        library: its C library; with it the model records which tensor each C layer computes.
+        float_io: take and give real values instead of int8.
+    """
+    alphabets = {
+        node.name: node.op.accumulation.weights.alphabet.name
+        for node in network.graph.nodes
+        if hasattr(node.op, "accumulation")
+    }
+    metadata = {
+        "deployq_version": VERSION,
+        "source_sha256": network.source_sha256,
+        "alphabets": json.dumps(alphabets),
+    }
+    if library is not None:
+        layers = [[layer.name, layer.tensor, layer.rows] for layer in traced_layers(network, library)]
+        metadata["c_layers"] = json.dumps(layers)
+    try:
+        return onnx_export.export_onnx(network.graph, metadata, float_io=float_io)
+    except onnx.checker.ValidationError as error:
+        raise ModelError("the integer ONNX model is not valid", why=str(error)) from error

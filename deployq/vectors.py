@@ -1,0 +1,37 @@
+"""Test vectors kept beside the generated library, for `deployq verify` and for tests on a board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from deployq.errors import UsageError
+
+Int8Array = npt.NDArray[np.int8]
+
+FILE = "vectors.npz"
+
+
+def save_vectors(directory: Path, samples: Int8Array, expected: Int8Array) -> None:
+    """Write int8 inputs and the reference's outputs, both (n, ...) in NCHW order."""
+    np.savez_compressed(directory / FILE, samples=samples, expected=expected)
+
+
+def load_vectors(directory: Path) -> tuple[Int8Array, Int8Array]:
+    """Samples and expected outputs of an output directory.
+
+    Raises:
+        UsageError: the file is missing or damaged.
+    """
+    try:
+        with np.load(directory / FILE, allow_pickle=False) as arrays:
+            return arrays["samples"], arrays["expected"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            "the test vectors of the build cannot be read",
+            where=str(directory / FILE),
+            why=str(error),
+            hint="give a directory written by deployq build",
+        ) from error
