@@ -1,0 +1,231 @@
+"""From an integer graph to the files of a C library."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment
+
+from deployq.codegen.arena import Arena, plan_arena
+from deployq.codegen.kernel_source import kernel_module, kernel_source, nested, template_environment
+from deployq.codegen.library import EmitOptions, GeneratedLibrary, LayerFacts
+from deployq.codegen.packing import dense, lanes
+from deployq.codegen.schedule import Schedule, Step, build_schedule
+from deployq.codegen.tables import c_type, table_bytes
+from deployq.graph import Graph, Tensor
+from deployq.ops import IntegerOperator
+from deployq.ops.accumulate import Accumulation
+from deployq.ops.base import Array
+from deployq.targets import Target
+
+
+@dataclass(frozen=True)
+class Table:
+    """A constant array: its C name, C element type, values, and what a comment says about it."""
+
+    symbol: str
+    member: str
+    type: str
+    values: Array
+    comment: str
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What the templates see of one kernel call."""
+
+    index: int
+    symbol: str
+    facts: LayerFacts
+    comment: str
+    parameter_type: str
+    members: Mapping[str, Any]
+    tables: tuple[Table, ...]
+    arguments: str
+    output: str
+
+
+def generate(graph: Graph, target: Target, options: EmitOptions) -> GeneratedLibrary:
+    """Generate the C library of an integer graph.
+
+    Args:
+        graph: integer graph, every tensor quantized.
+        target: core to generate for.
+        options: names and layout.
+
+    Raises:
+        ModelError: a layer whose number range cannot be proven safe.
+    """
+    environment = template_environment()
+    schedule = build_schedule(graph, target.features, options.io_layout)
+    arena = plan_arena(schedule, target.arena_alignment)
+    layers = tuple(
+        _layer(environment, graph, schedule, arena, index, options.prefix)
+        for index in range(len(schedule.steps))
+    )
+    tables = [table for layer in layers for table in layer.tables]
+    digest = hashlib.sha256(b"".join(table_bytes(table.values) for table in tables)).hexdigest()
+    library = GeneratedLibrary(
+        prefix=options.prefix,
+        files={},
+        layers=tuple(layer.facts for layer in layers),
+        arena_bytes=arena.bytes,
+        arena_alignment=arena.alignment,
+        weights_bytes=sum(layer.facts.weights_bytes for layer in layers),
+        weights_sha256=digest,
+    )
+    linkage = "static " if options.single_file else ""
+    context = {
+        "options": options,
+        "m": options.prefix,
+        "M": options.prefix.upper(),
+        "target": target,
+        "library": library,
+        "layers": layers,
+        "tables": tables,
+        "source": kernel_source(environment, [step.call for step in schedule.steps], linkage),
+        "linkage": linkage,
+        "input": _endpoint(graph.tensors[graph.input]),
+        "output": _endpoint(graph.tensors[graph.output]),
+        "uses_arena": any("memory" in layer.arguments for layer in layers),
+    }
+    files = {
+        name: environment.get_template(template).render(context)
+        for name, template in _file_templates(options).items()
+    }
+    return GeneratedLibrary(**{**vars(library), "files": files})
+
+
+def _file_templates(options: EmitOptions) -> dict[str, str]:
+    """Template of each file."""
+    m = options.prefix
+    common = {f"{m}.h": "model.h.j2", "CMakeLists.txt": "CMakeLists.txt.j2", "main.c": "main.c.j2"}
+    if options.single_file:
+        return {f"{m}.c": "single.c.j2", **common}
+    return {
+        f"{m}.c": "model.c.j2",
+        f"{m}_weights.h": "weights.h.j2",
+        f"{m}_weights.c": "weights.c.j2",
+        "dq_kernels.h": "kernels.h.j2",
+        "dq_kernels.c": "kernels.c.j2",
+        **common,
+    }
+
+
+def _endpoint(tensor: Tensor) -> dict[str, Any]:
+    """Input or output of the network, for the header."""
+    if tensor.quantization is None:
+        raise TypeError(f"tensor {tensor.name!r} is not quantized")
+    return {
+        "shape": _shape_text(tensor.shape),
+        "size": tensor.size,
+        "spatial": len(tensor.shape) == 3,
+        "scale": _float_literal(tensor.quantization.scale),
+        "zero_point": tensor.quantization.zero_point,
+    }
+
+
+def _float_literal(value: float) -> str:
+    """A float32 literal, the shortest that reads back as the same float32."""
+    text = str(np.float32(value))
+    return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
+
+
+def _shape_text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _layer(
+    environment: Environment, graph: Graph, schedule: Schedule, arena: Arena, index: int, prefix: str
+) -> _Layer:
+    step = schedule.steps[index]
+    module = kernel_module(environment, step.call.template)
+    facts = _facts(graph, schedule, arena, index)
+    symbol = f"{prefix}_layer{index:0{len(str(len(schedule.steps) - 1))}d}"
+    tables = tuple(
+        Table(
+            symbol=f"{symbol}_{member.split('.')[-1]}",
+            member=member,
+            type=c_type(values),
+            values=values,
+            comment=_table_comment(member, facts, values),
+        )
+        for member, values in step.call.tables.items()
+    )
+    places = [_pointer(schedule, arena, buffer) for buffer in (*step.inputs, step.output)]
+    arguments = [f"&{symbol}", *places]
+    if module.uses_scratch:
+        offset = arena.scratch[index]
+        arguments.append("NULL" if offset is None else f"memory + {offset}")
+    return _Layer(
+        index=index,
+        symbol=symbol,
+        facts=facts,
+        comment=_layer_comment(graph, step, facts),
+        parameter_type=module.parameter_type,
+        members=nested({table.member: table.symbol for table in tables} | dict(step.call.parameters)),
+        tables=tables,
+        arguments=", ".join(arguments),
+        output=places[-1],
+    )
+
+
+def _pointer(schedule: Schedule, arena: Arena, buffer: int) -> str:
+    """C expression of the address of a buffer."""
+    offset = arena.buffers[buffer]
+    return schedule.buffers[buffer].place if offset is None else f"memory + {offset}"
+
+
+def _facts(graph: Graph, schedule: Schedule, arena: Arena, index: int) -> LayerFacts:
+    step = schedule.steps[index]
+    size = schedule.buffers[step.output].size
+    accumulation = _accumulation(step)
+    node = step.node
+    op = node.op if node else None
+    return LayerFacts(
+        name=step.name,
+        node=node.name if node else "",
+        source=node.source if node else "",
+        op=op.kind if op else "transpose",
+        function=step.call.function,
+        output_shape=graph.tensors[node.output].shape if node else (size,),
+        order=step.order,
+        macs=op.macs(graph.input_shapes(node)) if node and isinstance(op, IntegerOperator) else 0,
+        weight_bits=accumulation.weights.alphabet.bits if accumulation else 0,
+        alphabet=accumulation.weights.alphabet.name if accumulation else "",
+        weights_bytes=sum(int(table.nbytes) for table in step.call.tables.values()),
+        accumulator_bits=accumulation.accumulator_bits if accumulation else 0,
+        output_bytes=size,
+        arena_offset=arena.buffers[step.output],
+        scratch_bytes=step.call.scratch_bytes,
+    )
+
+
+def _accumulation(step: Step) -> Accumulation | None:
+    return getattr(step.node.op, "accumulation", None) if step.node else None
+
+
+def _layer_comment(graph: Graph, step: Step, facts: LayerFacts) -> str:
+    """What the generated C says above a layer's call."""
+    if step.node is None:
+        return step.name
+    shapes = ", ".join(_shape_text(shape) for shape in graph.input_shapes(step.node))
+    text = f"{facts.op} {step.name}: {shapes} -> {_shape_text(facts.output_shape)}"
+    if facts.alphabet:
+        text += f", {facts.alphabet} weights"
+    if facts.source and facts.source != step.name:
+        text += f"; from {facts.source}"
+    return text
+
+
+def _table_comment(member: str, facts: LayerFacts, values: Array) -> str:
+    """What the generated C says above a table."""
+    text = f"{facts.op} {facts.name}: {member.split('.')[-1]}"
+    if member == "weights":
+        layout = lanes if values.dtype.itemsize == 4 else dense
+        text += f" ({facts.alphabet}), {layout(facts.weight_bits).name}: {layout(facts.weight_bits).comment()}"
+    return text

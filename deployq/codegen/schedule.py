@@ -1,0 +1,154 @@
+"""From an integer graph to an ordered list of kernel calls on buffers.
+
+Kernels work on HWC. A reshape is only another name for a buffer; where the element order of a
+buffer is not the one a reader needs (the caller's layout, a vector that becomes an image), a
+transposition is inserted. A fully connected layer takes any order: its weights are permuted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from deployq.codegen.kernels import Order, choose_kernel, kernel_order
+from deployq.graph import Graph, Node
+from deployq.ops import IntegerOperator, KernelCall
+from deployq.ops.linear import IntegerLinear
+from deployq.ops.reshape import IntegerReshape
+
+Place = Literal["arena", "input", "output"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call.
+
+    Attributes:
+        name: of the graph node, or what an inserted transposition is for.
+        node: the graph node; None for an inserted transposition.
+        call: the kernel.
+        inputs: indices of the buffers it reads.
+        output: index of the buffer it writes.
+        order: element order of the output; None where it is the graph's order.
+    """
+
+    name: str
+    node: Node | None
+    call: KernelCall
+    inputs: tuple[int, ...]
+    output: int
+    order: Order | None
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Activations between two steps: `size` in bytes, in the arena or given by the caller."""
+
+    size: int
+    place: Place
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps in execution order and the buffers they use."""
+
+    steps: tuple[Step, ...]
+    buffers: tuple[Buffer, ...]
+
+
+@dataclass(frozen=True)
+class _Value:
+    buffer: int
+    order: Order | None
+
+
+@dataclass
+class _Builder:
+    graph: Graph
+    features: frozenset[str]
+    sizes: list[int] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    reordered: dict[tuple[int, Order | None], _Value] = field(default_factory=dict)
+
+    def new_buffer(self, size: int) -> int:
+        self.sizes.append(size)
+        return len(self.sizes) - 1
+
+    def transpose(self, value: _Value, rows: int, columns: int, order: Order | None, name: str) -> _Value:
+        parameters = {"rows": rows, "columns": columns}
+        call = KernelCall("transpose_a8.c.j2", "dq_transpose_a8", parameters=parameters)
+        result = _Value(self.new_buffer(self.sizes[value.buffer]), order)
+        self.steps.append(Step(name, None, call, (value.buffer,), result.buffer, order))
+        return result
+
+    def reorder(self, value: _Value, order: Order | None, name: str) -> _Value:
+        """The value in another element order, by way of the graph's order; made once per buffer."""
+        if value.order == order:
+            return value
+        key = (value.buffer, order)
+        if key not in self.reordered:
+            if value.order is not None:
+                value = self.transpose(value, value.order.columns, value.order.rows, None, name)
+            if order is not None:
+                value = self.transpose(value, order.rows, order.columns, order, name)
+            self.reordered[key] = value
+        return self.reordered[key]
+
+    def copy(self, value: _Value, name: str) -> _Value:
+        return self.transpose(value, 1, self.sizes[value.buffer], value.order, name)
+
+    def run(self, node: Node, values: list[_Value]) -> _Value:
+        """Append the kernel of a node that is not a reshape."""
+        op, shapes = node.op, self.graph.input_shapes(node)
+        if not isinstance(op, IntegerOperator):
+            raise TypeError(f"node {node.name!r} is not quantized")
+        output = self.graph.tensors[node.output]
+        order = kernel_order(output.shape)
+        if isinstance(op, IntegerLinear):
+            call = choose_kernel(op, shapes, self.features, values[0].order, node.name)
+        else:
+            call = choose_kernel(op, shapes, self.features, name=node.name)
+            if len(output.shape) == 1 and call.in_place and all(v.order == values[0].order for v in values):
+                order = values[0].order
+            else:
+                values = [
+                    self.reorder(value, kernel_order(shape), f"input of {node.name}")
+                    for value, shape in zip(values, shapes, strict=True)
+                ]
+        inputs = tuple(value.buffer for value in values)
+        result = _Value(self.new_buffer(output.size), order)
+        self.steps.append(Step(node.name, node, call, inputs, result.buffer, order))
+        return result
+
+
+def build_schedule(graph: Graph, features: frozenset[str], io_layout: str) -> Schedule:
+    """Order the kernel calls of an integer graph.
+
+    Args:
+        graph: integer graph; every node is an `IntegerOperator`.
+        features: instruction set extensions of the target.
+        io_layout: "nhwc" or "nchw": order of the function's input and output.
+
+    Raises:
+        ModelError: some layer cannot be proven safe.
+    """
+    builder = _Builder(graph, features)
+    source, target = graph.tensors[graph.input], graph.tensors[graph.output]
+    first = builder.new_buffer(source.size)
+    given = kernel_order(source.shape) if io_layout == "nhwc" else None
+    values = {graph.input: _Value(first, given)}
+    for node in graph.nodes:
+        inputs = [values[name] for name in node.inputs]
+        if isinstance(node.op, IntegerReshape):
+            shape = graph.tensors[node.output].shape
+            needed = kernel_order(shape) if len(shape) == 3 else inputs[0].order
+            values[node.output] = builder.reorder(inputs[0], needed, node.name)
+        else:
+            values[node.output] = builder.run(node, inputs)
+    wanted = kernel_order(target.shape) if io_layout == "nhwc" else None
+    result = builder.reorder(values[graph.output], wanted, "output layout")
+    if result.buffer == first:
+        result = builder.copy(result, "output")
+    places: dict[int, Place] = {first: "input", result.buffer: "output"}
+    buffers = tuple(Buffer(size, places.get(index, "arena")) for index, size in enumerate(builder.sizes))
+    return Schedule(tuple(builder.steps), buffers)

@@ -1,0 +1,277 @@
+"""`BuildConfig`: everything a build depends on, every default and every range check.
+
+Read from `deployq.toml`, or the table `[tool.deployq]` of `pyproject.toml`, in the current directory;
+options of the command line override the file. Paths in a file are relative to that file.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from deployq.alphabet import alphabet, default_alphabet
+from deployq.calibrate import RangeMethod
+from deployq.codegen.names import check_prefix
+from deployq.config_values import (
+    Reader,
+    map_data_paths,
+    read_bits,
+    read_bytes,
+    read_data,
+    read_flag,
+    read_integer,
+    read_number,
+    read_numbers,
+    read_path,
+    read_text,
+    toml_value,
+)
+from deployq.data import Preprocessing
+from deployq.errors import UsageError
+from deployq.quantizers import method as find_method
+from deployq.resources import resource_directory
+from deployq.targets import load_target
+
+CONFIG_FILE = "deployq.toml"
+GRANULARITIES = ("channel", "layer")
+IO_LAYOUTS = ("nhwc", "nchw")
+
+_LONGEST_NAME = 40
+#: Say nothing about the result, so they are not written to build.toml.
+_NOT_SAVED = ("force",)
+
+
+def _setting(default: Any, reader: Reader) -> Any:
+    """A field and how its value is read from a file or the command line."""
+    return field(default=default, metadata={"reader": reader})
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Settings of a build; the TOML keys have the same names.
+
+    Attributes:
+        model: ONNX file; None when a torch module is given from Python.
+        calibration: calibration samples: `file.npy`, `file.npz:key` or a folder of images.
+        evaluation: labelled samples: `file.npz:x_key,y_key`, `x.npy,y.npy`, or a folder of class folders.
+        name: prefix of the generated C; by default from the name of the model file.
+        output: directory to write.
+        target: name of a target, see `deployq targets`.
+        bits: weight width, "1".."8", "ternary" or "binary".
+        alphabet: weight alphabet by name; replaces the default one of `bits`, which then follows it.
+        method: quantizer, "gpfq" or "msq".
+        granularity: what shares a weight scale, "channel" or "layer".
+        activation_range: "minmax", "percentile" or "mse".
+        percentile: share of values kept, in percent, with "percentile".
+        calibration_limit: calibration samples used at most, spread over the data.
+        layout: axis order of stored images, "nchw" or "nhwc".
+        scale: network input = (stored * scale - mean) / std.
+        mean: one value or one per channel.
+        std: one value or one per channel.
+        io_layout: axis order of the C function's input and output.
+        float_io: also write an ONNX model that takes and gives floats.
+        single_file: generate one C file instead of several.
+        seed: of everything random; equal seeds give equal output.
+        flash: bytes the weights and the code may take; None for no limit.
+        ram: bytes the arena and the stack may take; None for no limit.
+        min_accuracy: quantized accuracy demanded, in percent.
+        strict: a missing compiler or emulator is an error, not a warning.
+        verify_samples: samples run in the emulator.
+        host_samples: samples run in ONNX Runtime and in the C code on the host.
+        force: replace an output directory that deployq did not write.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    model: Path | None = _setting(None, read_path)
+    calibration: str | None = _setting(None, read_data)
+    evaluation: str | None = _setting(None, read_data)
+    name: str | None = _setting(None, read_text)
+    output: Path = _setting(Path("deployq-out"), read_path)
+    target: str = _setting("cortex-m4", read_text)
+    bits: str = _setting("2", read_bits)
+    alphabet: str | None = _setting(None, read_text)
+    method: str = _setting("gpfq", read_text)
+    granularity: str = _setting("channel", read_text)
+    activation_range: str = _setting("minmax", read_text)
+    percentile: float = _setting(99.99, read_number)
+    calibration_limit: int = _setting(1024, read_integer)
+    layout: str = _setting("nchw", read_text)
+    scale: float = _setting(1.0, read_number)
+    mean: tuple[float, ...] = _setting((0.0,), read_numbers)
+    std: tuple[float, ...] = _setting((1.0,), read_numbers)
+    io_layout: str = _setting("nhwc", read_text)
+    float_io: bool = _setting(False, read_flag)
+    single_file: bool = _setting(False, read_flag)
+    seed: int = _setting(0, read_integer)
+    flash: int | None = _setting(None, read_bytes)
+    ram: int | None = _setting(None, read_bytes)
+    min_accuracy: float | None = _setting(None, read_number)
+    strict: bool = _setting(False, read_flag)
+    verify_samples: int = _setting(64, read_integer)
+    host_samples: int = _setting(1000, read_integer)
+    force: bool = _setting(False, read_flag)
+
+    def __post_init__(self) -> None:
+        chosen = alphabet(self.alphabet) if self.alphabet else default_alphabet(self.bits)
+        object.__setattr__(self, "bits", "ternary" if chosen.name == "ternary" else str(chosen.bits))
+        load_target(self.target)
+        find_method(self.method)
+        RangeMethod(self.activation_range, self.percentile)
+        Preprocessing(self.layout, self.scale, self.mean, self.std)
+        if self.name is not None:
+            check_prefix(self.name)
+        self._one_of("granularity", GRANULARITIES)
+        self._one_of("io_layout", IO_LAYOUTS)
+        for name in ("calibration_limit", "verify_samples", "host_samples"):
+            self._within(name, 1, 10**9)
+        self._within("seed", 0, 2**63 - 1)
+        self._within("flash", 1, 2**40)
+        self._within("ram", 1, 2**40)
+        self._within("min_accuracy", 0, 100)
+
+    def _one_of(self, name: str, allowed: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in allowed:
+            raise UsageError(f"unknown {name} {value!r}", where=_option(name), hint=" or ".join(allowed))
+
+    def _within(self, name: str, low: float, high: float) -> None:
+        value = getattr(self, name)
+        if value is not None and not (math.isfinite(value) and low <= value <= high):
+            raise UsageError(f"{name} is {value}", where=_option(name), why=f"it must be in {low} .. {high}")
+
+    @property
+    def prefix(self) -> str:
+        """Prefix of the generated C: the name, or one made of the model's file name."""
+        return self.name or _prefix_of(self.model.stem if self.model else "model")
+
+    def to_toml(self) -> str:
+        """The resolved configuration, to be stored as `build.toml` in `output`.
+
+        Paths are relative to `output`, so that a project can move as a whole.
+        """
+        directory = self.output.resolve()
+
+        def relative(path: str | Path) -> str:
+            return Path(os.path.relpath(Path(path).resolve(), directory)).as_posix()
+
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values |= {"name": self.prefix, "output": relative(self.output)}
+        values["model"] = relative(self.model) if self.model else None
+        for name in ("calibration", "evaluation"):
+            values[name] = map_data_paths(values[name], relative) if values[name] else None
+        lines = ["# Resolved configuration; `deployq build --config build.toml` gives the same output again."]
+        lines += [
+            f"{name} = {toml_value(value)}"
+            for name, value in values.items()
+            if value is not None and name not in _NOT_SAVED
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _prefix_of(stem: str) -> str:
+    """A valid C prefix made of a file name."""
+    words = re.sub(r"[^A-Za-z0-9]+", "_", stem).strip("_")[:_LONGEST_NAME]
+    try:
+        return check_prefix(words)
+    except UsageError:
+        return check_prefix(f"m_{words}"[:_LONGEST_NAME].rstrip("_"))
+
+
+def load_config(
+    options: Mapping[str, Any], *, config_file: Path | None = None, directory: Path = Path()
+) -> BuildConfig:
+    """The configuration of a build started in `directory`.
+
+    Args:
+        options: values from the command line by field name; they override the file's.
+        config_file: TOML file to read; by default `deployq.toml` or `pyproject.toml` in
+            `directory`, and, without those and without a model, that of the digits example.
+        directory: current directory.
+
+    Raises:
+        UsageError: the file cannot be read, or a key or value is wrong.
+    """
+    path, table = _find_table(options, config_file, directory)
+    values = _read_table(table, path.parent, where=str(path))
+    values_given = _read_table(options, Path(), where="")
+    # A width from the command line replaces the file's alphabet and the other way round.
+    if "bits" in values_given:
+        values.pop("alphabet", None)
+    return BuildConfig(**{**values, **values_given})
+
+
+def example_config() -> Path:
+    """Configuration file of the bundled digits example."""
+    return resource_directory("templates").parent / "examples" / "digits" / CONFIG_FILE
+
+
+def _find_table(
+    options: Mapping[str, Any], config_file: Path | None, directory: Path
+) -> tuple[Path, Mapping[str, Any]]:
+    """A configuration file and its settings; an empty table if there is none."""
+    if config_file is not None:
+        return config_file, _settings(config_file)
+    own, shared = directory / CONFIG_FILE, directory / "pyproject.toml"
+    if own.is_file():
+        return own, _settings(own)
+    if shared.is_file() and (table := _settings(shared)):
+        return shared, table
+    if options.get("model") is None:
+        return example_config(), _settings(example_config())
+    return own, {}
+
+
+def _settings(path: Path) -> Mapping[str, Any]:
+    """The settings in a TOML file; those of a `pyproject.toml` stand in [tool.deployq]."""
+    try:
+        table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError("cannot read the configuration", where=str(path), why=str(error)) from error
+    if path.name == "pyproject.toml":
+        tool = table.get("tool", {})
+        table = tool.get("deployq", {}) if isinstance(tool, dict) else {}
+    if not isinstance(table, dict):
+        raise UsageError("[tool.deployq] is not a table", where=str(path))
+    return table
+
+
+def _read_table(table: Mapping[str, Any], base: Path, where: str) -> dict[str, Any]:
+    """Values by field name, checked for type; ranges are checked by `BuildConfig`."""
+    readers: dict[str, Reader] = {item.name: item.metadata["reader"] for item in fields(BuildConfig)}
+    values = {}
+    for key, value in table.items():
+        place = f"{where}, {key}" if where else _option(key)
+        if key not in readers:
+            near = get_close_matches(key, readers, n=1, cutoff=0)
+            raise UsageError(f"unknown setting {key!r}", where=where, hint=f"did you mean {near[0]!r}?")
+        try:
+            values[key] = readers[key](value, base)
+        except ValueError as error:
+            raise UsageError(f"{key} is {value!r}", where=place, why=str(error)) from error
+    _check_agreement(values, where)
+    return values
+
+
+def _check_agreement(values: Mapping[str, Any], where: str) -> None:
+    """Refuse a width and an alphabet that contradict each other."""
+    if "bits" in values and "alphabet" in values:
+        width, named = default_alphabet(values["bits"]), alphabet(values["alphabet"])
+        if width.bits != named.bits or (width.name == "ternary") != (named.name == "ternary"):
+            raise UsageError(
+                f"the alphabet {named.name} does not have {values['bits']} bits",
+                where=where or "--alphabet",
+                hint="give only one of bits and alphabet",
+            )

@@ -1,0 +1,110 @@
+"""Readers of single configuration values, from TOML (typed) and from the command line (text).
+
+Each takes the value and the directory relative paths start from, and raises ValueError with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Reader = Callable[[Any, Path], Any]
+
+_UNITS = {"": 1, "K": 2**10, "KB": 2**10, "KIB": 2**10, "M": 2**20, "MB": 2**20, "MIB": 2**20}
+_ARRAY_PIECE = r".+\.np[yz](?::[^,/\\]+)?"
+_TWO_ARRAYS = re.compile(rf"({_ARRAY_PIECE}),({_ARRAY_PIECE})")
+_KEYED_ARRAY = re.compile(r"(.+\.npz)(:[^/\\]+)")
+
+
+def read_text(value: Any, base: Path) -> str:
+    """A text."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("a text is expected")
+    return value
+
+
+def read_bits(value: Any, base: Path) -> str:
+    """A weight width; TOML may give it as a number."""
+    return read_text(str(value) if type(value) is int else value, base)
+
+
+def read_flag(value: Any, base: Path) -> bool:
+    """true or false."""
+    if not isinstance(value, bool):
+        raise ValueError("true or false is expected")
+    return value
+
+
+def read_integer(value: Any, base: Path) -> int:
+    """A whole number."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value):
+        return int(value)
+    if type(value) is not int:
+        raise ValueError("a whole number is expected")
+    return value
+
+
+def read_number(value: Any, base: Path) -> float:
+    """A number, or a quotient in text such as "1/255"."""
+    text, slash, divisor = value.partition("/") if isinstance(value, str) else (value, "", "")
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        return float(text) / float(divisor) if slash else float(text)
+    except (ValueError, TypeError, ZeroDivisionError):
+        raise ValueError('a number is expected, or a quotient such as "1/255"') from None
+
+
+def read_numbers(value: Any, base: Path) -> tuple[float, ...]:
+    """One number, a list, or text with commas; one value or one per channel."""
+    items = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    if not items:
+        raise ValueError("at least one number is expected")
+    return tuple(read_number(item, base) for item in items)
+
+
+def read_bytes(value: Any, base: Path) -> int:
+    """A size in bytes: 65536, "64K" or "1M" (powers of two)."""
+    match = re.fullmatch(r"(\d{1,12})\s*([a-z]*)", str(value).strip(), re.IGNORECASE)
+    if type(value) not in (int, str) or not match or match[2].upper() not in _UNITS:
+        raise ValueError('a size is expected, e.g. 65536, "64K" or "1M"')
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def read_path(value: Any, base: Path) -> Path:
+    """A path, relative to the configuration file."""
+    return base / read_text(value, base)
+
+
+def read_data(value: Any, base: Path) -> str:
+    """A data specification; its paths are relative to the configuration file."""
+    return map_data_paths(read_text(value, base), lambda path: str(base / path))
+
+
+def map_data_paths(spec: str, change: Callable[[str], str]) -> str:
+    """Change the paths in a data specification.
+
+    Args:
+        spec: `file.npy`, `file.npz:keys`, two of them separated by a comma, or a folder.
+        change: old path to new path.
+    """
+    pair = _TWO_ARRAYS.fullmatch(spec)
+    if pair:
+        return ",".join(map_data_paths(piece, change) for piece in pair.groups())
+    keyed = _KEYED_ARRAY.fullmatch(spec)
+    return change(keyed[1]) + keyed[2] if keyed else change(spec)
+
+
+def toml_value(value: Any) -> str:
+    """A text, number, truth value or list of numbers in TOML; reading it back gives the same value."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(toml_value, value))}]"
+    # JSON escapes what TOML's basic strings must escape, except DEL.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
