@@ -16,7 +16,7 @@ import numpy.typing as npt
 from deployq.activations import ActivationStore, activation_store
 from deployq.alphabet import Alphabet, alphabet
 from deployq.arithmetic import FloatArray, round_half_up
-from deployq.errors import ModelError
+from deployq.errors import ModelError, UsageError
 from deployq.graph import Graph, Node, Quantization, last_uses
 from deployq.ops import IntegerOperator, QuantizedWeights, WeightedOperator
 from deployq.quantizers.layer import quantize_layer
@@ -105,21 +105,12 @@ def quantize_graph(
             sources = [known[name] for name in node.inputs]
             operator = node.op
             output = operator.output_quantization(sources, quantizations[node.output])  # type: ignore[attr-defined]
-            try:
-                if isinstance(operator, WeightedOperator):
-                    progress(f"quantize {node.name}")
-                    statistics = _statistics(store, node, sources[0], chunks, (settings.seed, index))
-                    weights, errors[node.name] = _solve(operator, statistics, settings)
-                    integer = operator.quantized(weights, sources[0], output)
-                else:
-                    integer = operator.integer(sources, output)  # type: ignore[attr-defined]
-            except ValueError as error:
-                raise ModelError(
-                    f"layer {node.name!r} does not fit the integer arithmetic",
-                    where=node.source,
-                    why=str(error),
-                    hint="more bits, another alphabet or --granularity channel change its range",
-                ) from error
+            weights = None
+            if isinstance(operator, WeightedOperator):
+                progress(f"quantize {node.name}")
+                statistics = _statistics(store, node, sources[0], chunks, (settings.seed, index))
+                weights, errors[node.name] = _solve(operator, statistics, settings)
+            integer = _integer(node, weights, sources, output)
             known[node.output] = output
             integer_nodes.append(replace(node, op=integer))
             _advance(store, node, integer, chunks)
@@ -129,6 +120,24 @@ def quantize_graph(
                     store.drop(f"int8 {name}")
     tensors = {name: replace(tensor, quantization=known[name]) for name, tensor in graph.tensors.items()}
     return IntegerModel(Graph(graph.name, graph.input, graph.output, tuple(integer_nodes), tensors), errors)
+
+
+def _integer(
+    node: Node, weights: QuantizedWeights | None, sources: Sequence[Quantization], output: Quantization
+) -> IntegerOperator:
+    """The integer form of a node; what cannot be represented is the user's to know."""
+    operator = node.op
+    try:
+        if weights is None:
+            return operator.integer(sources, output)  # type: ignore[attr-defined, no-any-return]
+        return operator.quantized(weights, sources[0], output)  # type: ignore[attr-defined, no-any-return]
+    except ValueError as error:
+        raise ModelError(
+            f"layer {node.name!r} does not fit the integer arithmetic",
+            where=node.source,
+            why=str(error),
+            hint="more bits, another alphabet or --granularity channel change its range",
+        ) from error
 
 
 def _fill(store: ActivationStore, tensor: str, batches: Iterable[tuple[Array, Array]]) -> int:
@@ -169,7 +178,7 @@ def _statistics(
             accumulator = StatisticsAccumulator(operator.groups, analog_rows.shape[2])
         accumulator.update(quantized_rows, analog_rows)
     if accumulator is None:
-        raise ValueError("no calibration samples")
+        raise UsageError("there are no calibration samples", where="--calib")
     return accumulator.finish()
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from deployq.alphabet import alphabet
 from deployq.quantizers import method
-from deployq.quantizers.search import Objective, scale_factors, search_scale, weight_error_scale
+from deployq.quantizers.search import Objective, search_scale, weight_error_scale
 from tests.quantizers.layers import ALPHABETS, low_rank_layer, random_layer, squared_error
 
 GRANULARITIES = ("channel", "layer")
@@ -16,17 +16,6 @@ def test_the_objective_is_the_error_on_the_samples() -> None:
     scales = generator.uniform(0.1, 1, size=(3, 5))
     error = Objective.of(layer.statistics(), layer.weights).error(levels, scales)
     np.testing.assert_allclose(error, squared_error(layer, levels, scales), rtol=1e-10)
-
-
-@pytest.mark.parametrize("name", ALPHABETS)
-def test_the_factors_ascend_and_contain_one(name: str) -> None:
-    factors = scale_factors(alphabet(name))
-    assert np.all(np.diff(factors) > 0)
-    assert 1.0 in factors
-
-
-def test_binary_candidates_reach_four_times_the_start() -> None:
-    assert scale_factors(alphabet("binary"))[-1] >= 4
 
 
 def test_the_weight_error_scale_of_binary_is_the_mean_magnitude() -> None:
@@ -61,7 +50,8 @@ def test_the_search_never_loses_to_its_start(solver: str, name: str, granularity
     ended = squared_error(layer, found, scales)
     if granularity == "layer":
         assert len(np.unique(scales)) == 1
-        started, ended = started.sum(keepdims=True), ended.sum(keepdims=True)
+        energy = Objective.of(statistics, layer.weights).energy
+        started, ended = (started / energy).sum(), (ended / energy).sum()
     assert np.all(ended <= started * (1 + 1e-9))
 
 
@@ -80,9 +70,10 @@ def test_the_scale_is_the_least_squares_one_for_its_levels(granularity: str) -> 
     found, scales = search_scale(
         method("gpfq"), layer.statistics(), layer.weights, alphabet("ternary"), granularity
     )
-    best = squared_error(layer, found, scales).sum()
+    energy = Objective.of(layer.statistics(), layer.weights).energy
+    best = (squared_error(layer, found, scales) / energy).sum()
     for factor in (0.999, 1.001):
-        assert squared_error(layer, found, scales * factor).sum() > best
+        assert (squared_error(layer, found, scales * factor) / energy).sum() > best
 
 
 def test_a_channel_scale_is_never_worse_than_the_layer_scale_in_total() -> None:
@@ -105,3 +96,20 @@ def test_splitting_the_candidates_changes_nothing(monkeypatch: pytest.MonkeyPatc
     parts = search_scale(*arguments)
     np.testing.assert_array_equal(whole[0], parts[0])
     np.testing.assert_allclose(whole[1], parts[1], rtol=1e-12)
+
+
+def test_a_shared_scale_serves_small_neurons_as_much_as_large_ones() -> None:
+    layer, levels = low_rank_layer(8, 300, 20, 10), alphabet("midrise-2")
+    layer.weights[:] *= np.geomspace(0.05, 1, 20)
+    statistics, solve = layer.statistics(), method("gpfq")
+    found, scales = search_scale(solve, statistics, layer.weights, levels, "layer")
+    energy = Objective.of(statistics, layer.weights).energy
+
+    def relative(shared: float) -> float:
+        same = np.full_like(scales, shared)
+        return float(
+            (squared_error(layer, solve(statistics, layer.weights, levels, same), same) / energy).sum()
+        )
+
+    best = min(relative(shared) for shared in np.geomspace(0.005, 4, 100))
+    assert (squared_error(layer, found, scales) / energy).sum() < 1.1 * best
