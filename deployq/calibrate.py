@@ -122,7 +122,9 @@ def _pass(
 ) -> None:
     create = not histograms
     for batch in batches():
-        visited = chain([(graph.input, batch)], ((node.output, value) for node, value in run_nodes(graph, batch)))
+        visited = chain(
+            [(graph.input, batch)], ((node.output, value) for node, value in run_nodes(graph, batch))
+        )
         for name, value in visited:
             if create:
                 histograms.setdefault(name, _Histogram())

@@ -25,6 +25,7 @@ from deployq.config_values import (
     read_bits,
     read_bytes,
     read_data,
+    read_directory,
     read_flag,
     read_integer,
     read_number,
@@ -95,7 +96,7 @@ class BuildConfig:
     calibration: str | None = _setting(None, read_data)
     evaluation: str | None = _setting(None, read_data)
     name: str | None = _setting(None, read_text)
-    output: Path = _setting(Path("deployq-out"), read_path)
+    output: Path = _setting(Path("deployq-out"), read_directory)
     target: str = _setting("cortex-m4", read_text)
     bits: str = _setting("2", read_bits)
     alphabet: str | None = _setting(None, read_text)

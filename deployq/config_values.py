@@ -32,7 +32,7 @@ def read_bits(value: Any, base: Path) -> str:
 
 
 def read_flag(value: Any, base: Path) -> bool:
-    """true or false."""
+    """A truth value."""
     if not isinstance(value, bool):
         raise ValueError("true or false is expected")
     return value
@@ -77,6 +77,12 @@ def read_bytes(value: Any, base: Path) -> int:
 def read_path(value: Any, base: Path) -> Path:
     """A path, relative to the configuration file."""
     return base / read_text(value, base)
+
+
+def read_directory(value: Any, base: Path) -> Path:
+    """A directory to write; the current one by its full name, since it is replaced by renaming."""
+    path = read_path(value, base)
+    return path if path.name not in ("", "..") else path.resolve()
 
 
 def read_data(value: Any, base: Path) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from deployq.errors import UsageError
 from deployq.frontends.onnx import load_onnx
 from deployq.graph import Graph, Node
-from deployq.ops import WeightedOperator
 from deployq.onnx_export import metadata_of
+from deployq.ops import WeightedOperator
 from deployq.output import MARKER
 from deployq.passes import simplify
 from deployq.report.assemble import check_verification, machine_note, verification_report

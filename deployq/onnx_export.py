@@ -93,7 +93,9 @@ class _Builder:
     def _packed_bits(self, values: Array, alphabet: Alphabet) -> str:
         codes = alphabet.encode(values).reshape(-1)
         packed = np.packbits(codes, bitorder="little")
-        table = alphabet.decode(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"))
+        table = alphabet.decode(
+            np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+        )
         data = self._initializer(numpy_helper.from_array(packed))
         rows = self.add("Cast", data, to="int32")
         levels = self.add("Gather", self.constant(table.astype(np.int8)), rows, axis=0)
@@ -105,7 +107,7 @@ class _Builder:
 
 
 def _storable(values: Array, alphabet: Alphabet) -> tuple[Array, int, int]:
-    """Levels as signed integers of the alphabet's width: (stored, step, offset), level = step * stored + offset."""
+    """Levels as integers of the alphabet's width: (stored, step, offset), level = step * stored + offset."""
     half = 2 ** (alphabet.bits - 1)
     lowest, highest = alphabet.values[0], alphabet.values[-1]
     fits_directly = -half <= lowest and highest < half
@@ -119,9 +121,7 @@ def _io_value(name: str, data_type: int, shape: Shape) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, data_type, ["batch", *shape])
 
 
-def export_onnx(
-    graph: Graph, metadata: Mapping[str, str], *, float_io: bool = False
-) -> onnx.ModelProto:
+def export_onnx(graph: Graph, metadata: Mapping[str, str], *, float_io: bool = False) -> onnx.ModelProto:
     """Write an integer graph as an ONNX model.
 
     Args:
@@ -204,4 +204,6 @@ def _dequantize_output(builder: _Builder, graph: Graph, outer: str) -> None:
     assert quantization is not None
     wide = builder.add("Cast", graph.output, to="float")
     centred = builder.add("Sub", wide, builder.constant(np.array(quantization.zero_point, dtype=np.float32)))
-    builder.add("Mul", centred, builder.constant(np.array(quantization.scale, dtype=np.float32)), output=outer)
+    builder.add(
+        "Mul", centred, builder.constant(np.array(quantization.scale, dtype=np.float32)), output=outer
+    )

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from deployq.accuracy import float_accuracy, integer_accuracy
@@ -32,7 +31,7 @@ from deployq.steps import (
 )
 from deployq.targets import Target, load_target
 from deployq.vectors import save_vectors
-from deployq.verify.library import Subject, Verification, verify_library
+from deployq.verify.library import Subject, verify_library
 from deployq.verify.reference import run_reference
 from deployq.verify.size import LibrarySize, library_size
 
@@ -192,5 +191,3 @@ def _subject(
         samples=inputs,
         expected=expected,
     )
-
-

@@ -10,8 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from deployq.alphabet import Alphabet, alphabet
+from deployq.arithmetic import FloatArray
 from deployq.graph import Graph, Node, Quantization, Shape, Tensor
-from deployq.ops import OPERATOR_MODULES, Case, FloatOperator, IntegerOperator, QuantizedWeights, WeightedOperator
+from deployq.ops import (
+    OPERATOR_MODULES,
+    Case,
+    FloatOperator,
+    IntegerOperator,
+    QuantizedWeights,
+    WeightedOperator,
+)
 from deployq.ops.add import Add
 from deployq.ops.affine import Affine
 from deployq.ops.averagepool2d import AveragePool2d
@@ -43,18 +51,20 @@ ALPHABETS = tuple(
     )
 )
 
+
 def random_weights(
     op: WeightedOperator, letters: Alphabet, rng: np.random.Generator, extreme: str = ""
 ) -> QuantizedWeights:
     """Random levels, scales and biases; `extreme` "low" or "high" makes every level the lowest or highest."""
-    out = op.weight.shape[0]
+    out = int(op.weight.shape[0])
     taps = op.weight.size // out
     codes = rng.integers(0, letters.levels, size=(out, taps))
     if extreme:
         codes[:] = 0 if extreme == "low" else letters.levels - 1
-    scales = 0.02 * rng.uniform(0.5, 2, size=out) / letters.largest
+    scales: FloatArray = rng.uniform(0.01, 0.04, size=(out,)) / letters.largest
     spread = scales * letters.largest * np.sqrt(taps)
-    return QuantizedWeights(letters.decode(codes.astype(np.uint8)), scales, spread * rng.normal(size=out), letters)
+    bias: FloatArray = spread * rng.normal(size=out)
+    return QuantizedWeights(letters.decode(codes.astype(np.uint8)), scales, bias, letters)
 
 
 @dataclass
@@ -87,7 +97,10 @@ class NetworkBuilder:
         """Append an operator; the name of its output."""
         sources = [self.tensors[name] for name in inputs]
         quantizations = [source.quantization for source in sources if source.quantization is not None]
-        real = [q.scale * (self.values[n].astype(float) - q.zero_point) for n, q in zip(inputs, quantizations, strict=True)]
+        real = [
+            q.scale * (self.values[n].astype(float) - q.zero_point)
+            for n, q in zip(inputs, quantizations, strict=True)
+        ]
         integer: IntegerOperator
         if isinstance(op, WeightedOperator):
             weights = random_weights(op, self.letters, self.rng, extreme)

@@ -18,7 +18,9 @@ from tests.networks import NETWORKS, Quantized, configuration, data_directory
 
 def main() -> int:
     """Run the matrix; exit status 1 if any byte differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--bits", default="1,2,4,8")
     parser.add_argument("--targets", default="", help='"all", "" for accuracy only, or names')
@@ -29,15 +31,20 @@ def main() -> int:
     if data_directory() is None:
         print("DEPLOYQ_DATA is not set: nothing to do")
         return 0
-    names = target_names() if arguments.targets == "all" else tuple(filter(None, arguments.targets.split(",")))
+    names = (
+        target_names() if arguments.targets == "all" else tuple(filter(None, arguments.targets.split(",")))
+    )
     mismatches = 0
     for network in arguments.networks.split(","):
         for bits in arguments.bits.split(","):
             started = time.monotonic()
             quantized = Quantized.build(configuration(NETWORKS[network], bits, arguments.seed))
             float_, low_bit = quantized.accuracy()
-            print(f"{network} {bits}: float {float_:.2f} quantized {low_bit:.2f} loss {float_ - low_bit:.2f}"
-                  f" ({time.monotonic() - started:.0f} s)", flush=True)
+            print(
+                f"{network} {bits}: float {float_:.2f} quantized {low_bit:.2f} loss {float_ - low_bit:.2f}"
+                f" ({time.monotonic() - started:.0f} s)",
+                flush=True,
+            )
             for target in names:
                 mismatches += _verify(quantized, target, arguments)
     print(f"{mismatches} mismatching bytes")
@@ -54,7 +61,9 @@ def _verify(quantized: Quantized, target: str, arguments: argparse.Namespace) ->
         for name, outcome in verification.outcomes.items()
     )
     emulation = verification.emulation
-    count = f", {emulation.instructions_per_inference} instructions on {emulation.machine}" if emulation else ""
+    count = (
+        f", {emulation.instructions_per_inference} instructions on {emulation.machine}" if emulation else ""
+    )
     print(f"  {target}: {outcomes}{count} ({time.monotonic() - started:.0f} s)", flush=True)
     return verification.mismatches
 

@@ -113,7 +113,8 @@ def test_accumulator_extremes_are_reached() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "bits"), [(-1, 0, 1), (0, 1, 2), (-128, 127, 8), (-129, 0, 9), (0, 128, 9), (-(2**31), 0, 32)]
+    ("low", "high", "bits"),
+    [(-1, 0, 1), (0, 1, 2), (-128, 127, 8), (-129, 0, 9), (0, 128, 9), (-(2**31), 0, 32)],
 )
 def test_signed_bits(low: int, high: int, bits: int) -> None:
     assert signed_bits(low, high) == bits

@@ -74,7 +74,9 @@ def test_overflowing_network_is_refused() -> None:
         calibrate(_network(), lambda: [huge], RangeMethod(), None)
 
 
-@pytest.mark.parametrize(("name", "percentile"), [("median", 99.0), ("percentile", 20.0), ("percentile", 101.0)])
+@pytest.mark.parametrize(
+    ("name", "percentile"), [("median", 99.0), ("percentile", 20.0), ("percentile", 101.0)]
+)
 def test_methods_are_checked(name: str, percentile: float) -> None:
     with pytest.raises(UsageError):
         RangeMethod(name, percentile)

@@ -56,7 +56,10 @@ def quantized(graph: Graph, batch: np.ndarray, name: str, **settings: object) ->
     quantizations = calibrate(graph, lambda: [batch], RangeMethod(), None)
     codes = quantize_values(batch, quantizations[graph.input])
     return quantize_graph(
-        graph, quantizations, [(batch, codes)], WeightSettings(alphabet(name), **settings)  # type: ignore[arg-type]
+        graph,
+        quantizations,
+        [(batch, codes)],
+        WeightSettings(alphabet(name), **settings),  # type: ignore[arg-type]
     )
 
 

@@ -43,7 +43,9 @@ def plan_arena(schedule: Schedule, alignment: int) -> Arena:
         root = roots[index]
         first, last = blocks[root].first if root in blocks else life[0], life[1]
         size = schedule.buffers[index].size
-        blocks[root] = Block(size, min(first, life[0]), max(last, blocks[root].last if root in blocks else last))
+        blocks[root] = Block(
+            size, min(first, life[0]), max(last, blocks[root].last if root in blocks else last)
+        )
     scratch_steps = [index for index, step in enumerate(schedule.steps) if step.call.scratch_bytes]
     scratch = [Block(schedule.steps[index].call.scratch_bytes, index, index) for index in scratch_steps]
     order = list(blocks)

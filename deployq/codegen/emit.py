@@ -214,7 +214,7 @@ def _layer_comment(graph: Graph, step: Step, facts: LayerFacts) -> str:
     if step.node is None:
         return step.name
     shapes = ", ".join(_shape_text(shape) for shape in graph.input_shapes(step.node))
-    text = f"{facts.op} {step.name}: {shapes} -> {_shape_text(facts.output_shape)}"
+    text = f"{facts.op} '{step.name}': {shapes} -> {_shape_text(facts.output_shape)}"
     if facts.alphabet:
         text += f", {facts.alphabet} weights"
     if facts.source and facts.source != step.name:
@@ -224,8 +224,10 @@ def _layer_comment(graph: Graph, step: Step, facts: LayerFacts) -> str:
 
 def _table_comment(member: str, facts: LayerFacts, values: Array) -> str:
     """What the generated C says above a table."""
-    text = f"{facts.op} {facts.name}: {member.split('.')[-1]}"
+    text = f"{facts.op} '{facts.name}': {member.split('.')[-1]}"
     if member == "weights":
         layout = lanes if values.dtype.itemsize == 4 else dense
-        text += f" ({facts.alphabet}), {layout(facts.weight_bits).name}: {layout(facts.weight_bits).comment()}"
+        text += (
+            f" ({facts.alphabet}), {layout(facts.weight_bits).name}: {layout(facts.weight_bits).comment()}"
+        )
     return text

@@ -47,7 +47,12 @@ def template_environment() -> Environment:
         autoescape=False,
     )
     environment.globals |= {"dense": dense, "lanes": lanes}
-    environment.filters |= {"comment": comment_text, "comment_block": comment_block, "string": c_string, "table": c_table}
+    environment.filters |= {
+        "comment": comment_text,
+        "comment_block": comment_block,
+        "string": c_string,
+        "table": c_table,
+    }
     return environment
 
 

@@ -24,7 +24,7 @@ from deployq.ops.linear import IntegerLinear
 from deployq.ops.pooling import pool_parameters
 
 #: Bytes of copied windows the portable convolution works on at a time. Each unpacked row of weights
-#: serves so many pixels; beyond this, more gain little.
+#: serves that many pixels; more gain little.
 _WINDOW_BYTES = 2048
 
 
@@ -101,18 +101,18 @@ def weight_format(bits: int, features: frozenset[str]) -> PackedFormat:
 def prove(accumulation: Accumulation, taps: int) -> None:
     """Prove that no intermediate of the weighted kernels leaves int32.
 
-    The kernels compute ``bias + step * sum(u * x) + offset * sum(x)`` (or sum the levels
-    themselves), each term and each partial sum in int32; u are unsigned codes, x is int8.
+    The kernels compute ``bias + step * sum(u * x) + offset * sum(x)`` (depthwise: sums of the
+    levels themselves), each term and each partial sum in int32; u are unsigned codes, x is int8.
 
     Raises:
         ValueError: some intermediate could leave int32.
     """
     lowest, highest = accumulation.extremes()
     accumulation.stage.check(int(lowest.min()), int(highest.max()))
-    alphabet = accumulation.weights.alphabet
+    alphabet, folded = accumulation.weights.alphabet, accumulation.folded_bias
     if abs(alphabet.offset) * 128 * taps > INT32_MAX:
         raise ValueError(f"offset * sum of {taps} activations leaves int32")
-    if np.abs(accumulation.folded_bias).max(initial=0) > INT32_MAX:
+    if max(np.abs(b).max(initial=0) for b in (folded, folded - accumulation.bias)) > INT32_MAX:
         raise ValueError("a folded bias leaves int32")
 
 
@@ -194,7 +194,9 @@ def _conv2d(op: IntegerConv2d, shape: Shape, features: frozenset[str]) -> Kernel
             "direct": int(direct),
         }
     )
-    family, suffix = ("depthwise2d", "") if depthwise else ("conv2d", "_smlad" if layout.name == "lanes" else "")
+    family, suffix = (
+        ("depthwise2d", "") if depthwise else ("conv2d", "_smlad" if layout.name == "lanes" else "")
+    )
     call = KernelCall(
         template=f"{family}_wNa8{suffix}.c.j2",
         function=f"dq_{family}_w{bits}a8{suffix}",
@@ -206,9 +208,11 @@ def _conv2d(op: IntegerConv2d, shape: Shape, features: frozenset[str]) -> Kernel
         return replace(call, scratch_bytes=2 * taps)
     window_bytes = 0 if direct else taps
     if suffix:
-        return _with_scratch(call, 2, {"codes_at": 2 * _operand_bytes(layout, taps), "windows_at": window_bytes})
-    block = max(2, _WINDOW_BYTES // taps)
-    block = min(geometry["out_width"], block)
+        return _with_scratch(
+            call, 2, {"codes_at": 2 * _operand_bytes(layout, taps), "windows_at": window_bytes}
+        )
+    even = -(-max(2, _WINDOW_BYTES // taps) // 2) * 2  # pixels are computed in pairs
+    block = min(geometry["out_width"], even)
     code_bytes = 0 if bits == 8 else 2 * taps
     parts = {"sums_at": 4 * block, "codes_at": code_bytes, "windows_at": block * window_bytes}
     return _with_scratch(call, block, parts)

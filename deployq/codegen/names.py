@@ -65,7 +65,7 @@ def check_prefix(prefix: str) -> str:
 def comment_text(text: str, limit: int = 200) -> str:
     """Text from a model as one harmless line of a C comment.
 
-    Anything but plain printable ASCII becomes ``\\uXXXX``-like ``<XXXX>``; comment delimiters,
+    Anything but plain printable ASCII becomes its code point as ``<XXXX>``; comment delimiters,
     backslashes (line splices) and trigraphs cannot occur in the result.
     """
     safe = "".join(

@@ -106,7 +106,8 @@ class PackedFormat:
     def _tap_of_slot(self, slots: int) -> npt.NDArray[np.int64]:
         group = len(self.tap_order)
         first = np.arange(0, slots, group)[:, np.newaxis]
-        return (first + np.array(self.tap_order)).reshape(-1)
+        taps: npt.NDArray[np.int64] = (first + np.array(self.tap_order)).reshape(-1)
+        return taps
 
     def extract(self, index: int, unit: str = "b") -> str:
         """C expression of the code `index` of a unit whose bytes are the uint32_t unit0, unit1, ..."""
@@ -118,18 +119,19 @@ class PackedFormat:
             return low
         return f"(({low}) | ({unit}{byte + 1} << {8 - shift})) & {self.mask}u"
 
-    def operand(self, index: int, word: str) -> str:
-        """C expression of SMLAD operand `index` of a word of `lanes`: the codes of two taps in its halves."""
-        shifted = f"({word} >> {self.positions[2 * index]})" if index else word
-        return f"{shifted} & 0x{self.mask << 16 | self.mask:08x}u"
+    @property
+    def lane_mask(self) -> str:
+        """C literal that masks the lowest field of both halves of a word of `lanes`."""
+        return f"0x{self.mask << 16 | self.mask:08x}u"
 
     def comment(self) -> str:
         """What a C comment says about the format."""
         if self.name == "lanes":
             return (
                 f"32-bit words of {self.codes_per_unit} codes of {self.bits} bits. Field i (bits "
-                f"{self.bits}*i and 16 + {self.bits}*i) of word w meets operand {self.codes_per_unit // 2}*w + i; "
-                "activations x0..x3 make the operands (x0, x2), (x1, x3). Rows are whole words."
+                f"{self.bits}*i and 16 + {self.bits}*i) of word w meets operand "
+                f"{self.codes_per_unit // 2}*w + i; activations x0..x3 make the operands (x0, x2), "
+                "(x1, x3). Rows are whole words."
             )
         return (
             f"little-endian stream of {self.bits}-bit codes, code i in bits {self.bits}*i to "

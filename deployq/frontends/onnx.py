@@ -16,7 +16,7 @@ from deployq.errors import ModelError
 from deployq.frontends.onnx_fold import FOLDABLE, fold
 from deployq.frontends.onnx_safety import Dims, ModelNode, SafeModel, read_model, safe_model
 from deployq.graph import Graph, Node, Shape, Tensor
-from deployq.ops import FloatOperator, SourceNode, Unsupported, importers
+from deployq.ops import FloatOperator, SourceNode, UnsupportedNodeError, importers
 
 Array = npt.NDArray[Any]
 
@@ -101,7 +101,7 @@ class _Import:
         for node in model.nodes:
             try:
                 self._import(node, used)
-            except Unsupported as reason:
+            except UnsupportedNodeError as reason:
                 self.problems.append(f"{node.label}: {reason}")
                 for name in filter(None, node.outputs):
                     self.values[name] = self._guess(name)
@@ -119,11 +119,11 @@ class _Import:
 
     def _import(self, node: ModelNode, used: set[str]) -> None:
         if node.problem:
-            raise Unsupported(node.problem)
+            raise UnsupportedNodeError(node.problem)
         if node.op_type not in importers() and node.op_type not in FOLDABLE:
-            raise Unsupported("this operator is not supported")
+            raise UnsupportedNodeError("this operator is not supported")
         if not node.outputs or not node.outputs[0] or any(name in used for name in node.outputs[1:] if name):
-            raise Unsupported("only the first output is supported")
+            raise UnsupportedNodeError("only the first output is supported")
         inputs = [self.values[name] if name else None for name in node.inputs]
         if any(name and value is None for name, value in zip(node.inputs, inputs, strict=True)):
             self.values[node.outputs[0]] = self._guess(node.outputs[0])  # nothing to judge it by
@@ -136,14 +136,14 @@ class _Import:
     def _apply(self, node: ModelNode, inputs: list[_Value]) -> None:
         """Append the operators a node stands for."""
         if node.op_type not in importers():
-            raise Unsupported("supported for constants only")
+            raise UnsupportedNodeError("supported for constants only")
         plain = tuple(value.shape if isinstance(value, _Activation) else value for value in inputs)
         source = SourceNode(node.name, node.op_type, node.attributes, plain, self.model.opset)
         try:
             with np.errstate(all="ignore"):  # what overflows is refused by _check_finite
                 operators = importers()[node.op_type](source)
         except (ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
-            raise Unsupported(f"malformed: {error}") from error
+            raise UnsupportedNodeError(f"malformed: {error}") from error
         current = [value for value in inputs if isinstance(value, _Activation)]
         for index, operator in enumerate(operators):
             last = index == len(operators) - 1
@@ -158,9 +158,9 @@ class _Import:
         try:
             shape = operator.output_shape([value.shape for value in inputs])
         except ValueError as error:
-            raise Unsupported(str(error)) from error
+            raise UnsupportedNodeError(str(error)) from error
         if prod(shape) > LARGEST_ACTIVATION:
-            raise Unsupported(f"an activation of shape {shape} is too large")
+            raise UnsupportedNodeError(f"an activation of shape {shape} is too large")
         tensor = node.outputs[0] + suffix
         while tensor in self.tensors or (suffix and tensor in self.values):
             tensor += "'"
@@ -182,14 +182,16 @@ class _Import:
             result = fold(node.op_type, constants, node.attributes)
         self.folded_bytes += result.nbytes
         if self.folded_bytes > _FOLD_BUDGET:
-            raise Unsupported(f"the constant subexpressions of the model exceed {_FOLD_BUDGET >> 20} MiB")
+            raise UnsupportedNodeError(
+                f"the constant subexpressions of the model exceed {_FOLD_BUDGET >> 20} MiB"
+            )
         return result
 
     def _shape(self, node: ModelNode, inputs: list[_Value]) -> Array:
         """ONNX Shape. A free batch counts as 1: reshapes ignore the batch they are given."""
         value = inputs[0] if inputs else None
         if value is None:
-            raise Unsupported("the input is missing")
+            raise UnsupportedNodeError("the input is missing")
         dims = (
             (self.model.input_dims[0] or 1, *value.shape) if isinstance(value, _Activation) else value.shape
         )
@@ -203,7 +205,7 @@ class _Import:
     def _agree(self, name: str, shape: Shape) -> None:
         inferred = _per_sample(self.model.inferred.get(name, ()))
         if inferred is not None and inferred != shape:
-            raise Unsupported(f"shape {shape} here, but ONNX infers {inferred}")
+            raise UnsupportedNodeError(f"shape {shape} here, but ONNX infers {inferred}")
 
     def _report(self) -> None:
         count = len(self.problems)
@@ -232,7 +234,7 @@ def _constant_value(attributes: Mapping[str, Any]) -> Array:
             return np.asarray(value)
         if name in types:
             return np.array(value, dtype=types[name])
-    raise Unsupported(f"Constant with {', '.join(attributes) or 'no value'}")
+    raise UnsupportedNodeError(f"Constant with {', '.join(attributes) or 'no value'}")
 
 
 def _per_sample(dims: Dims) -> Shape | None:
@@ -246,4 +248,4 @@ def _check_finite(operator: FloatOperator) -> None:
     for attribute in fields(operator):  # type: ignore[arg-type]
         value = getattr(operator, attribute.name)
         if isinstance(value, np.ndarray) and not np.all(np.isfinite(value)):
-            raise Unsupported(f"{attribute.name} is not finite")
+            raise UnsupportedNodeError(f"{attribute.name} is not finite")

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from deployq.ops import Unsupported
+from deployq.ops import UnsupportedNodeError
 
 Array = npt.NDArray[Any]
 Attributes = Mapping[str, Any]
@@ -46,26 +46,28 @@ def fold(op_type: str, inputs: Sequence[Array | None], attributes: Attributes) -
         attributes: of the node, as plain Python values.
 
     Raises:
-        Unsupported: the operator is not in the list, the inputs do not fit, or the result would be
+        UnsupportedNodeError: the operator is not in the list, the inputs do not fit, or the result would be
             too large or not finite.
     """
     if op_type not in _FOLDERS:
-        raise Unsupported(f"{op_type} of constants cannot be evaluated at build time")
+        raise UnsupportedNodeError(f"{op_type} of constants cannot be evaluated at build time")
     if not inputs or inputs[0] is None:
-        raise Unsupported("the first input is missing")
+        raise UnsupportedNodeError("the first input is missing")
     try:
         with np.errstate(all="ignore"):
             result = _FOLDERS[op_type](inputs, attributes)
     except (ValueError, IndexError, TypeError, KeyError, OverflowError) as error:
-        raise Unsupported(f"the constants do not fit: {error}") from error
+        raise UnsupportedNodeError(f"the constants do not fit: {error}") from error
     if result.dtype.kind == "f" and not np.all(np.isfinite(result)):
-        raise Unsupported("the constant result is not finite")
+        raise UnsupportedNodeError("the constant result is not finite")
     return result
 
 
 def _limit(count: int) -> None:
     if count > _LARGEST_COUNT:
-        raise Unsupported(f"a constant of {count} elements; at most {LARGEST_RESULT} bytes are computed")
+        raise UnsupportedNodeError(
+            f"a constant of {count} elements; at most {LARGEST_RESULT} bytes are computed"
+        )
 
 
 def _present(inputs: Sequence[Array | None], index: int) -> Array | None:
@@ -96,7 +98,7 @@ def _cast(inputs: Sequence[Array | None], attributes: Attributes) -> Array:
     values = _needed(inputs, 0)
     _limit(values.size)
     if attributes["to"] not in _CAST_TYPES:
-        raise Unsupported(f"cast of a constant to ONNX type {attributes['to']}")
+        raise UnsupportedNodeError(f"cast of a constant to ONNX type {attributes['to']}")
     return values.astype(_CAST_TYPES[attributes["to"]])
 
 
@@ -153,7 +155,7 @@ def _slice(inputs: Sequence[Array | None], attributes: Attributes) -> Array:
     slices = [slice(None)] * values.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if step < 1:
-            raise Unsupported("Slice of a constant with a step that is not positive")
+            raise UnsupportedNodeError("Slice of a constant with a step that is not positive")
         slices[axis] = slice(start, end, step)
     return values[tuple(slices)]
 
@@ -167,7 +169,7 @@ def _sqrt(inputs: Sequence[Array | None], attributes: Attributes) -> Array:
 def _divide(first: Array, second: Array) -> Array:
     """ONNX division: integers truncate towards zero."""
     if np.any(second == 0):
-        raise Unsupported("division of a constant by zero")
+        raise UnsupportedNodeError("division of a constant by zero")
     if first.dtype.kind == "f":
         return np.asarray(first / second)
     quotient = np.abs(first) // np.abs(second)

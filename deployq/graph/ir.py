@@ -122,7 +122,9 @@ class Graph:
         """Shapes of the inputs of a node."""
         return tuple(self.tensors[name].shape for name in node.inputs)
 
-    def with_nodes(self, nodes: Iterable[Node], *, input: str | None = None, output: str | None = None) -> Graph:
+    def with_nodes(
+        self, nodes: Iterable[Node], *, input: str | None = None, output: str | None = None
+    ) -> Graph:
         """The graph of other nodes, shapes inferred anew from the operators' rules.
 
         Tensors keep their quantization where their name is kept; dead nodes are dropped.

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from deployq.alphabet import alphabet
-
 from deployq.arithmetic import (
     FLOAT32_EXACT,
     INT8_MAX,
@@ -91,9 +90,7 @@ class Accumulation:
         lowest, highest = accumulator_extremes(self.weights.levels, self.input_zero_point, self.bias)
         return signed_bits(int(lowest.min()), int(highest.max()))
 
-    def lower_product(
-        self, builder: OnnxBuilder, shape: Shape, product: Callable[[str], str]
-    ) -> str:
+    def lower_product(self, builder: OnnxBuilder, shape: Shape, product: Callable[[str], str]) -> str:
         """ONNX nodes of sum((x - z) * level), int32.
 
         Levels beyond int8 (midrise-8: odd, up to 255) are split into 2 * c + 1 with c in int8.

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from deployq.arithmetic import AddRescale, add_rescale, rescale_add
+from deployq.arithmetic import INT32_MAX, AddRescale, add_rescale, rescale_add
 from deployq.graph import Quantization, Shape
+from deployq.ops.affine import Affine
 from deployq.ops.base import (
     Array,
     Case,
@@ -19,10 +20,9 @@ from deployq.ops.base import (
     KernelCall,
     OnnxBuilder,
     SourceNode,
-    Unsupported,
+    UnsupportedNodeError,
     imports,
 )
-from deployq.ops.affine import Affine
 from deployq.ops.output_stage import Bounds
 
 
@@ -79,7 +79,9 @@ class IntegerAdd(IntegerOperator):
         folded = sum(z * m for z, m in zip(self.input_zero_points, self.rescale.multipliers, strict=True))
         return (1 << (self.rescale.shift - 1)) - folded
 
-    def lower(self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]) -> None:
+    def lower(
+        self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]
+    ) -> None:
         def constant(value: int) -> str:
             return builder.constant(np.array(value, dtype=np.int64))
 
@@ -96,6 +98,9 @@ class IntegerAdd(IntegerOperator):
         builder.add("Cast", clamped, output=output, to="int8")
 
     def kernel(self, shapes: Sequence[Shape]) -> KernelCall:
+        largest = 128 * sum(self.rescale.multipliers) + abs(self.rounding_bias)
+        if largest > INT32_MAX:
+            raise ValueError(f"the sum of both rescaled inputs can reach {largest}, beyond int32")
         return KernelCall(
             template="add_a8.c.j2",
             function="dq_add_a8",
@@ -119,11 +124,11 @@ def import_add(node: SourceNode) -> Sequence[FloatOperator]:
     shapes = [value for value in node.inputs if isinstance(value, tuple)]
     if len(shapes) == 2:
         if shapes[0] != shapes[1]:
-            raise Unsupported(f"Add broadcasts {shapes[0]} with {shapes[1]}")
+            raise UnsupportedNodeError(f"Add broadcasts {shapes[0]} with {shapes[1]}")
         return [Add()]
     constant = next(value for value in node.inputs if not isinstance(value, tuple))
     if constant is None or not shapes:
-        raise Unsupported("Add without an activation")
+        raise UnsupportedNodeError("Add without an activation")
     return [Affine.from_constants(shapes[0], None, constant)]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from deployq.arithmetic import FloatArray
 from deployq.graph import Quantization, Shape
-from deployq.ops.base import Array, FloatOperator, IntegerOperator, SourceNode, Unsupported, imports
+from deployq.ops.base import Array, FloatOperator, IntegerOperator, SourceNode, UnsupportedNodeError, imports
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Affine(FloatOperator):
             offset: constant summand, or None for 0.
 
         Raises:
-            Unsupported: a constant is not one value per channel or one in all.
+            UnsupportedNodeError: a constant is not one value per channel or one in all.
         """
         values = []
         for constant, neutral in ((gain, 1.0), (offset, 0.0)):
@@ -59,10 +59,12 @@ class Affine(FloatOperator):
             try:
                 broadcast = np.broadcast_to(array, target)[0]
             except ValueError:
-                raise Unsupported(f"constant of shape {array.shape} with activation {shape}") from None
+                raise UnsupportedNodeError(
+                    f"constant of shape {array.shape} with activation {shape}"
+                ) from None
             per_channel = broadcast.reshape(shape[0], -1)
             if np.any(per_channel != per_channel[:, :1]):
-                raise Unsupported(f"constant of shape {array.shape} varies within a channel")
+                raise UnsupportedNodeError(f"constant of shape {array.shape} varies within a channel")
             values.append(per_channel[:, 0].copy())
         return Affine(*values)
 
@@ -73,15 +75,15 @@ def import_batch_normalization(node: SourceNode) -> Sequence[FloatOperator]:
     channels = node.shape(0)[0]
     constants = [node.constant(index) for index in range(1, 5)]
     if node.attributes.get("training_mode", 0):
-        raise Unsupported("BatchNormalization in training mode")
+        raise UnsupportedNodeError("BatchNormalization in training mode")
     if any(value is None or value.size != channels for value in constants):
-        raise Unsupported(f"scale, bias, mean and variance must have {channels} values each")
+        raise UnsupportedNodeError(f"scale, bias, mean and variance must have {channels} values each")
     scale, bias, mean, variance = (
         value.astype(np.float64).reshape(-1) for value in constants if value is not None
     )
     deviation = variance + float(node.attributes.get("epsilon", 1e-5))
     if np.any(deviation <= 0):
-        raise Unsupported("variance + epsilon is not positive")
+        raise UnsupportedNodeError("variance + epsilon is not positive")
     gain = scale / np.sqrt(deviation)
     return [Affine(gain, bias - mean * gain)]
 
@@ -90,11 +92,11 @@ def import_batch_normalization(node: SourceNode) -> Sequence[FloatOperator]:
 def import_arithmetic(node: SourceNode) -> Sequence[FloatOperator]:
     """ONNX Mul, Sub, Div with a per-channel constant (normalisation written out), in either order."""
     if len(node.inputs) != 2 or sum(isinstance(value, tuple) for value in node.inputs) != 1:
-        raise Unsupported("one operand must be an activation, the other a constant")
+        raise UnsupportedNodeError("one operand must be an activation, the other a constant")
     first = 0 if isinstance(node.inputs[0], tuple) else 1
     shape, constant = node.shape(first), node.constant(1 - first)
     if constant is None:
-        raise Unsupported("an operand is missing")
+        raise UnsupportedNodeError("an operand is missing")
     value = constant.astype(np.float64)
     if node.op_type == "Mul":
         return [Affine.from_constants(shape, value, None)]
@@ -102,7 +104,7 @@ def import_arithmetic(node: SourceNode) -> Sequence[FloatOperator]:
         sign = np.array(1.0 if first == 0 else -1.0)
         return [Affine.from_constants(shape, sign, -sign * value)]
     if first == 1:
-        raise Unsupported("division of a constant by an activation")
+        raise UnsupportedNodeError("division of a constant by an activation")
     if np.any(value == 0):
-        raise Unsupported("division by zero")
+        raise UnsupportedNodeError("division by zero")
     return [Affine.from_constants(shape, 1 / value, None)]

@@ -19,7 +19,7 @@ from deployq.ops.base import (
     KernelCall,
     OnnxBuilder,
     SourceNode,
-    Unsupported,
+    UnsupportedNodeError,
     imports,
 )
 from deployq.ops.output_stage import Bounds, OutputStage
@@ -93,14 +93,18 @@ class IntegerAveragePool2d(IntegerOperator):
         """The stage with one multiplier per output position, (OH, OW)."""
         counts = _counts(self.window, shape, self.include_pad)
         multiplier = self.stage.multiplier[counts - 1]
-        return OutputStage(multiplier, self.stage.shift, self.stage.zero_point, self.stage.low, self.stage.high)
+        return OutputStage(
+            multiplier, self.stage.shift, self.stage.zero_point, self.stage.low, self.stage.high
+        )
 
     def run(self, inputs: Sequence[Array]) -> Int8Array:
         centred = inputs[0].astype(np.int32) - self.input_zero_point
         total = self.window.columns(centred).sum(axis=2)
         return self._stage_of_positions(inputs[0].shape[1:]).apply(total)
 
-    def lower(self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]) -> None:
+    def lower(
+        self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]
+    ) -> None:
         channels = shapes[0][0]
         ones = builder.constant(np.ones((channels, 1, *self.window.kernel), dtype=np.int8))
         zero_point = builder.constant(np.array(self.input_zero_point, dtype=np.int8))
@@ -138,9 +142,9 @@ def import_averagepool(node: SourceNode) -> Sequence[FloatOperator]:
     padded = any(node.attributes.get("pads", ())) or node.attributes.get("auto_pad", "").startswith("SAME")
     include_pad = bool(node.attributes.get("count_include_pad", 0)) and padded
     if include_pad and node.attributes.get("ceil_mode", 0):
-        raise Unsupported("AveragePool with both ceil_mode and count_include_pad")
+        raise UnsupportedNodeError("AveragePool with both ceil_mode and count_include_pad")
     if not include_pad and _counts(window, shape, include_pad=False).min() == 0:
-        raise Unsupported("a window that sees padding only")
+        raise UnsupportedNodeError("a window that sees padding only")
     return [AveragePool2d(window, include_pad)]
 
 
@@ -149,7 +153,7 @@ def import_global_average(node: SourceNode) -> Sequence[FloatOperator]:
     """ONNX GlobalAveragePool: a window over the whole input."""
     shape = node.shape(0)
     if len(shape) != 3:
-        raise Unsupported(f"global average of an input of shape {shape}")
+        raise UnsupportedNodeError(f"global average of an input of shape {shape}")
     return [AveragePool2d(Window((shape[1], shape[2])))]
 
 
@@ -160,7 +164,9 @@ def import_reduce_mean(node: SourceNode) -> Sequence[FloatOperator]:
     constant = node.constant(1)
     axes = node.attributes.get("axes") if constant is None else constant.reshape(-1).tolist()
     if axes is None or len(shape) != 3 or sorted(axis % 4 for axis in axes) != [2, 3]:
-        raise Unsupported(f"ReduceMean over axes {axes} of an input of shape {shape}; only height and width")
+        raise UnsupportedNodeError(
+            f"ReduceMean over axes {axes} of an input of shape {shape}; only height and width"
+        )
     pool = AveragePool2d(Window((shape[1], shape[2])))
     return [pool] if node.attributes.get("keepdims", 1) else [pool, Reshape((shape[0],))]
 

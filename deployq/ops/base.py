@@ -62,9 +62,7 @@ class FloatOperator(ABC):
     def integer(self, inputs: Sequence[Quantization], output: Quantization) -> IntegerOperator:
         """The integer form for given quantizations; weighted operators use `quantized` instead."""
 
-    def output_quantization(
-        self, inputs: Sequence[Quantization], calibrated: Quantization
-    ) -> Quantization:
+    def output_quantization(self, inputs: Sequence[Quantization], calibrated: Quantization) -> Quantization:
         """Quantization of the output: the calibrated one unless the operator fixes another."""
         return inputs[0] if self.keeps_quantization else calibrated
 
@@ -111,7 +109,9 @@ class IntegerOperator(ABC):
         """Integer meaning, exact, on an int8 batch."""
 
     @abstractmethod
-    def lower(self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]) -> None:
+    def lower(
+        self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]
+    ) -> None:
         """Write the same meaning as integer ONNX nodes."""
 
     def kernel(self, shapes: Sequence[Shape]) -> KernelCall:
@@ -187,26 +187,26 @@ class SourceNode:
         """Constant input `index`, or None where it is absent.
 
         Raises:
-            Unsupported: the input is computed, not constant.
+            UnsupportedNodeError: the input is computed, not constant.
         """
         value = self.inputs[index] if index < len(self.inputs) else None
         if isinstance(value, tuple):
-            raise Unsupported(f"input {index} is not a constant")
+            raise UnsupportedNodeError(f"input {index} is not a constant")
         return value
 
     def shape(self, index: int = 0) -> Shape:
         """Per-sample shape of the activation at input `index`.
 
         Raises:
-            Unsupported: the input is a constant or absent.
+            UnsupportedNodeError: the input is a constant or absent.
         """
         value = self.inputs[index] if index < len(self.inputs) else None
         if not isinstance(value, tuple):
-            raise Unsupported(f"input {index} is not an activation")
+            raise UnsupportedNodeError(f"input {index} is not an activation")
         return value
 
 
-class Unsupported(Exception):
+class UnsupportedNodeError(Exception):
     """An importer's reason for refusing a node; collected and shown for all nodes at once."""
 
 

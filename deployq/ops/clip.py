@@ -18,7 +18,7 @@ from deployq.ops.base import (
     KernelCall,
     OnnxBuilder,
     SourceNode,
-    Unsupported,
+    UnsupportedNodeError,
     imports,
 )
 from deployq.ops.output_stage import Bounds
@@ -58,7 +58,9 @@ class IntegerClip(IntegerOperator):
     def run(self, inputs: Sequence[Array]) -> Int8Array:
         return np.clip(inputs[0], self.low, self.high).astype(np.int8)
 
-    def lower(self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]) -> None:
+    def lower(
+        self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]
+    ) -> None:
         low, high = (builder.constant(np.array(bound, dtype=np.int8)) for bound in (self.low, self.high))
         builder.add("Clip", inputs[0], low, high, output=output)
 
@@ -86,7 +88,7 @@ def import_clip(node: SourceNode) -> Sequence[FloatOperator]:
         float(node.attributes.get("max", np.inf) if high is None else high.reshape(-1)[0]),
     )
     if not bounds[0] <= bounds[1]:
-        raise Unsupported(f"Clip bounds {bounds} are empty")
+        raise UnsupportedNodeError(f"Clip bounds {bounds} are empty")
     return [Clip(*bounds)]
 
 

@@ -20,7 +20,7 @@ from deployq.ops.base import (
     OnnxBuilder,
     QuantizedWeights,
     SourceNode,
-    Unsupported,
+    UnsupportedNodeError,
     WeightedOperator,
     imports,
 )
@@ -134,7 +134,9 @@ class IntegerConv2d(IntegerOperator):
         accumulator = summed.astype(np.int64) + self.accumulation.bias.reshape(-1, 1, 1)
         return self.accumulation.stage.apply(accumulator)
 
-    def lower(self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]) -> None:
+    def lower(
+        self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]
+    ) -> None:
         zero_point = builder.constant(np.array(self.accumulation.input_zero_point, dtype=np.int8))
         attributes: dict[str, Any] = {"group": self.groups, **self.window.onnx_attributes()}
 
@@ -154,15 +156,15 @@ def import_conv(node: SourceNode) -> Sequence[FloatOperator]:
     weight, bias = node.constant(1), node.constant(2)
     groups = int(node.attributes.get("group", 1))
     if weight is None or weight.ndim != 4 or len(shape) != 3:
-        raise Unsupported(f"only 2-D convolutions with constant weights; the input shape is {shape}")
+        raise UnsupportedNodeError(f"only 2-D convolutions with constant weights; the input shape is {shape}")
     if groups < 1 or weight.shape[0] % groups or weight.shape[1] * groups != shape[0]:
-        raise Unsupported(f"weights {weight.shape} with {groups} groups do not fit input {shape}")
+        raise UnsupportedNodeError(f"weights {weight.shape} with {groups} groups do not fit input {shape}")
     if tuple(node.attributes.get("kernel_shape", weight.shape[2:])) != weight.shape[2:]:
-        raise Unsupported("kernel_shape contradicts the weights")
+        raise UnsupportedNodeError("kernel_shape contradicts the weights")
     window = window_from_onnx(node.attributes, weight.shape[2:], shape)
     offsets = np.zeros(weight.shape[0]) if bias is None else bias.astype(np.float64).reshape(-1)
     if len(offsets) != weight.shape[0]:
-        raise Unsupported(f"bias of {len(offsets)} values for {weight.shape[0]} channels")
+        raise UnsupportedNodeError(f"bias of {len(offsets)} values for {weight.shape[0]} channels")
     return [Conv2d(weight.astype(np.float32), offsets, window, groups)]
 
 

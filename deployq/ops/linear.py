@@ -20,7 +20,7 @@ from deployq.ops.base import (
     OnnxBuilder,
     QuantizedWeights,
     SourceNode,
-    Unsupported,
+    UnsupportedNodeError,
     WeightedOperator,
     imports,
 )
@@ -93,7 +93,9 @@ class IntegerLinear(IntegerOperator):
         summed = centred @ self.accumulation.weights.levels.T.astype(dtype)
         return self.accumulation.stage.apply(summed.astype(np.int64) + self.accumulation.bias)
 
-    def lower(self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]) -> None:
+    def lower(
+        self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]
+    ) -> None:
         zero_point = builder.constant(np.array(self.accumulation.input_zero_point, dtype=np.int8))
 
         def multiply(weights: str) -> str:
@@ -110,9 +112,9 @@ def import_gemm(node: SourceNode) -> Sequence[FloatOperator]:
     """ONNX Gemm with constant B and C."""
     weight, bias = node.constant(1), node.constant(2)
     if weight is None or weight.ndim != 2:
-        raise Unsupported("Gemm needs a constant 2-D matrix B")
+        raise UnsupportedNodeError("Gemm needs a constant 2-D matrix B")
     if node.attributes.get("transA", 0):
-        raise Unsupported("Gemm with transA = 1")
+        raise UnsupportedNodeError("Gemm with transA = 1")
     matrix = weight if node.attributes.get("transB", 0) else weight.T
     matrix = matrix.astype(np.float32) * np.float32(node.attributes.get("alpha", 1.0))
     return [Linear(matrix, _bias(bias, len(matrix)) * float(node.attributes.get("beta", 1.0)))]
@@ -124,7 +126,7 @@ def import_matmul(node: SourceNode) -> Sequence[FloatOperator]:
     node.shape(0)
     weight = node.constant(1)
     if weight is None or weight.ndim != 2 or len(node.shape(0)) != 1:
-        raise Unsupported("only a 2-D activation times a constant 2-D matrix")
+        raise UnsupportedNodeError("only a 2-D activation times a constant 2-D matrix")
     return [Linear(weight.T.astype(np.float32), np.zeros(weight.shape[1]))]
 
 
@@ -132,7 +134,7 @@ def _bias(bias: Array | None, out: int) -> FloatArray:
     if bias is None:
         return np.zeros(out)
     if bias.size not in (1, out) or bias.ndim > 2 or (bias.ndim == 2 and bias.shape[0] != 1):
-        raise Unsupported(f"bias of shape {bias.shape} for {out} outputs")
+        raise UnsupportedNodeError(f"bias of shape {bias.shape} for {out} outputs")
     return np.broadcast_to(bias.astype(np.float64).reshape(-1), (out,)).copy()
 
 
@@ -146,5 +148,10 @@ def cases() -> list[Case]:
             Linear(rng.normal(size=(outputs, inputs)).astype(np.float32), rng.normal(size=outputs), bounds),
             ((inputs,),),
         )
-        for inputs, outputs, bounds in ((1, 1, Bounds.none()), (64, 10, relu), (37, 5, relu), (130, 3, Bounds.none()))
+        for inputs, outputs, bounds in (
+            (1, 1, Bounds.none()),
+            (64, 10, relu),
+            (37, 5, relu),
+            (130, 3, Bounds.none()),
+        )
     ]

@@ -18,7 +18,7 @@ from deployq.ops.base import (
     KernelCall,
     OnnxBuilder,
     SourceNode,
-    Unsupported,
+    UnsupportedNodeError,
     imports,
 )
 from deployq.ops.pooling import pool_parameters, pool_shape
@@ -58,7 +58,9 @@ class IntegerMaxPool2d(IntegerOperator):
         maximum: Int8Array = self.window.columns(inputs[0], pad_value=-128).max(axis=2).astype(np.int8)
         return maximum
 
-    def lower(self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]) -> None:
+    def lower(
+        self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]
+    ) -> None:
         builder.add("MaxPool", inputs[0], output=output, **self.window.onnx_attributes())
 
     def kernel(self, shapes: Sequence[Shape]) -> KernelCall:
@@ -74,7 +76,7 @@ def import_maxpool(node: SourceNode) -> Sequence[FloatOperator]:
     """ONNX MaxPool."""
     window = window_from_onnx(node.attributes, tuple(node.attributes["kernel_shape"]), node.shape(0))
     if any(pad >= extent for pad, extent in zip(window.pads, window.extent * 2, strict=True)):
-        raise Unsupported("pads as large as the window, so that a window sees padding only")
+        raise UnsupportedNodeError("pads as large as the window, so that a window sees padding only")
     return [MaxPool2d(window)]
 
 

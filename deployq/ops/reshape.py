@@ -16,7 +16,7 @@ from deployq.ops.base import (
     IntegerOperator,
     OnnxBuilder,
     SourceNode,
-    Unsupported,
+    UnsupportedNodeError,
     imports,
 )
 
@@ -58,7 +58,9 @@ class IntegerReshape(IntegerOperator):
     def run(self, inputs: Sequence[Array]) -> Int8Array:
         return inputs[0].reshape(len(inputs[0]), *self.shape)
 
-    def lower(self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]) -> None:
+    def lower(
+        self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]
+    ) -> None:
         shape = builder.constant(np.array([-1, *self.shape], dtype=np.int64))
         builder.add("Reshape", inputs[0], shape, output=output)
 
@@ -68,9 +70,11 @@ def _reshape(node: SourceNode, shape: Shape) -> Sequence[FloatOperator]:
     flattens = len(shape) == 1
     same_without_ones = [size for size in source if size != 1] == [size for size in shape if size != 1]
     if np.prod(shape) != np.prod(source) or not (flattens or same_without_ones):
-        raise Unsupported(f"reshape of {source} to {shape} is neither a flatten nor a squeeze")
+        raise UnsupportedNodeError(f"reshape of {source} to {shape} is neither a flatten nor a squeeze")
     if len(shape) not in (1, 3):
-        raise Unsupported(f"reshape of {source} to {shape}: only (features,) and (C, H, W) are supported")
+        raise UnsupportedNodeError(
+            f"reshape of {source} to {shape}: only (features,) and (C, H, W) are supported"
+        )
     return [] if shape == source else [Reshape(shape)]
 
 
@@ -78,7 +82,7 @@ def _reshape(node: SourceNode, shape: Shape) -> Sequence[FloatOperator]:
 def import_flatten(node: SourceNode) -> Sequence[FloatOperator]:
     """ONNX Flatten."""
     if node.attributes.get("axis", 1) not in (1, -len(node.shape(0))):
-        raise Unsupported("Flatten with an axis other than 1")
+        raise UnsupportedNodeError("Flatten with an axis other than 1")
     return _reshape(node, (int(np.prod(node.shape(0))),))
 
 
@@ -88,15 +92,18 @@ def import_reshape(node: SourceNode) -> Sequence[FloatOperator]:
     constant = node.constant(1)
     target = node.attributes.get("shape") if constant is None else constant.reshape(-1).tolist()
     if not target or len(target) < 2:
-        raise Unsupported(f"reshape to {target}, which drops the batch dimension")
+        raise UnsupportedNodeError(f"reshape to {target}, which drops the batch dimension")
     if node.attributes.get("allowzero", 0) and 0 in target:
-        raise Unsupported(f"reshape to {target}, an empty tensor")
+        raise UnsupportedNodeError(f"reshape to {target}, an empty tensor")
     source = node.shape(0)
-    shape = [source[index] if size == 0 and index < len(source) else int(size) for index, size in enumerate(target[1:])]
+    shape = [
+        source[index] if size == 0 and index < len(source) else int(size)
+        for index, size in enumerate(target[1:])
+    ]
     if -1 in shape:
         known = int(np.prod([size for size in shape if size != -1]))
         if shape.count(-1) > 1 or known == 0 or int(np.prod(source)) % known:
-            raise Unsupported(f"reshape of {source} to {target}")
+            raise UnsupportedNodeError(f"reshape of {source} to {target}")
         shape[shape.index(-1)] = int(np.prod(source)) // known
     return _reshape(node, tuple(shape))
 
@@ -113,13 +120,13 @@ def import_squeeze(node: SourceNode) -> Sequence[FloatOperator]:
     rank = len(source) + 1 if squeezes else len(source) + 1 + len(axes)
     positions = sorted(axis % rank for axis in axes)
     if 0 in positions:
-        raise Unsupported(f"{node.op_type} of the batch dimension")
+        raise UnsupportedNodeError(f"{node.op_type} of the batch dimension")
     shape = list(source)
     for axis in reversed(positions) if squeezes else positions:
         if not squeezes:
             shape.insert(axis - 1, 1)
         elif shape.pop(axis - 1) != 1:
-            raise Unsupported(f"Squeeze of axis {axis} of {source}")
+            raise UnsupportedNodeError(f"Squeeze of axis {axis} of {source}")
     return _reshape(node, tuple(shape))
 
 
@@ -127,7 +134,7 @@ def import_squeeze(node: SourceNode) -> Sequence[FloatOperator]:
 def import_identity(node: SourceNode) -> Sequence[FloatOperator]:
     """ONNX operators that do nothing at inference."""
     if node.op_type == "Dropout" and (training := node.constant(2)) is not None and np.any(training):
-        raise Unsupported("Dropout in training mode")
+        raise UnsupportedNodeError("Dropout in training mode")
     node.shape(0)
     return []
 
@@ -136,6 +143,6 @@ def import_identity(node: SourceNode) -> Sequence[FloatOperator]:
 def import_cast(node: SourceNode) -> Sequence[FloatOperator]:
     """ONNX Cast to a floating-point type (FLOAT, FLOAT16, DOUBLE, BFLOAT16)."""
     if node.attributes.get("to") not in (1, 10, 11, 16):
-        raise Unsupported("Cast of an activation to a type that is not floating-point")
+        raise UnsupportedNodeError("Cast of an activation to a type that is not floating-point")
     node.shape(0)
     return []

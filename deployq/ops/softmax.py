@@ -19,7 +19,7 @@ from deployq.ops.base import (
     KernelCall,
     OnnxBuilder,
     SourceNode,
-    Unsupported,
+    UnsupportedNodeError,
     imports,
 )
 
@@ -77,7 +77,9 @@ class IntegerSoftmax(IntegerOperator):
         shares = np.minimum((terms * 256 + total // 2) // total, 255)
         return np.asarray(shares - 128, dtype=np.int8)
 
-    def lower(self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]) -> None:
+    def lower(
+        self, builder: OnnxBuilder, inputs: Sequence[str], output: str, shapes: Sequence[Shape]
+    ) -> None:
         def constant(value: int) -> str:
             return builder.constant(np.array(value, dtype=np.int32))
 
@@ -107,7 +109,9 @@ def import_softmax(node: SourceNode) -> Sequence[FloatOperator]:
     shape = node.shape(0)
     default = -1 if node.opset >= 13 else 1
     if len(shape) != 1 or node.attributes.get("axis", default) not in (1, -1):
-        raise Unsupported(f"Softmax over axis {node.attributes.get('axis', default)} of input {shape}")
+        raise UnsupportedNodeError(
+            f"Softmax over axis {node.attributes.get('axis', default)} of input {shape}"
+        )
     return [Softmax()]
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from deployq.graph import Shape
-from deployq.ops.base import Array, Unsupported
-
+from deployq.ops.base import Array, UnsupportedNodeError
 
 #: Largest kernel, stride, dilation or pad that is imported; bounds the work a hostile model can cause.
 LARGEST_EXTENT = 4096
@@ -55,9 +54,7 @@ class Window:
         rows, columns = self.output_size(height, width)
         top, left, bottom, right = self.pads
         if any(self.pads):
-            batch = np.pad(
-                batch, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=pad_value
-            )
+            batch = np.pad(batch, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=pad_value)
         taps = self.kernel[0] * self.kernel[1]
         result = np.empty((count, channels, taps, rows, columns), dtype=batch.dtype)
         for tap in range(taps):
@@ -90,19 +87,19 @@ def window_from_onnx(attributes: Mapping[str, Any], kernel: tuple[int, ...], sha
         shape: input shape (C, H, W).
 
     Raises:
-        Unsupported: not two-dimensional, or values out of range.
+        UnsupportedNodeError: not two-dimensional, or values out of range.
     """
     if len(kernel) != 2 or len(shape) != 3:
-        raise Unsupported(f"{len(kernel)}-D window on input of shape {shape}; only 2-D is supported")
+        raise UnsupportedNodeError(f"{len(kernel)}-D window on input of shape {shape}; only 2-D is supported")
     strides = tuple(attributes.get("strides", (1, 1)))
     dilations = tuple(attributes.get("dilations", (1, 1)))
     pads = tuple(attributes.get("pads", (0, 0, 0, 0)))
     if len(strides) != 2 or len(dilations) != 2 or len(pads) != 4:
-        raise Unsupported("strides, dilations and pads must be two-dimensional")
+        raise UnsupportedNodeError("strides, dilations and pads must be two-dimensional")
     if min(*kernel, *strides, *dilations) < 1 or min(pads) < 0:
-        raise Unsupported("kernel, strides and dilations must be positive, pads not negative")
+        raise UnsupportedNodeError("kernel, strides and dilations must be positive, pads not negative")
     if max(*kernel, *strides, *dilations, *pads) > LARGEST_EXTENT:
-        raise Unsupported(f"kernel, strides, dilations and pads must not exceed {LARGEST_EXTENT}")
+        raise UnsupportedNodeError(f"kernel, strides, dilations and pads must not exceed {LARGEST_EXTENT}")
     window = Window((kernel[0], kernel[1]), strides, pads, dilations)
     auto_pad = attributes.get("auto_pad", "NOTSET")
     if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
@@ -114,7 +111,7 @@ def window_from_onnx(attributes: Mapping[str, Any], kernel: tuple[int, ...], sha
     try:
         window.output_size(*shape[1:])
     except ValueError as error:
-        raise Unsupported(str(error)) from error
+        raise UnsupportedNodeError(str(error)) from error
     return window
 
 

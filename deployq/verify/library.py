@@ -174,7 +174,9 @@ def _verify_qemu(subject: Subject, limit: int) -> tuple[Outcome, QemuResult]:
         )
 
     result = run(samples, 1)
-    return _outcome(subject, expected, result.outputs, lambda part: run(part, len(part)).layer_outputs), result
+    return _outcome(
+        subject, expected, result.outputs, lambda part: run(part, len(part)).layer_outputs
+    ), result
 
 
 def _outcome(
@@ -192,7 +194,9 @@ def _outcome(
     if difference is None:
         difference = first_difference([""], [expected[wrong]], [found[wrong]])
     assert difference is not None
-    return Outcome(len(expected), mismatches, difference=replace(difference, sample=int(wrong[difference.sample])))
+    return Outcome(
+        len(expected), mismatches, difference=replace(difference, sample=int(wrong[difference.sample]))
+    )
 
 
 def _locate(subject: Subject, samples: Int8Array, traced: Sequence[Int8Array]) -> Difference | None:

@@ -104,7 +104,9 @@ def write_program(networks: Sequence[Network], directory: Path) -> list[Generate
     return libraries
 
 
-def run_program(networks: Sequence[Network], directory: Path, compiler: str, flags: Sequence[str]) -> list[Int8Array]:
+def run_program(
+    networks: Sequence[Network], directory: Path, compiler: str, flags: Sequence[str]
+) -> list[Int8Array]:
     """Compile `program.c`, run it; outputs (n, size) of each network."""
     binary = directory / f"program-{compiler}"
     command = [compiler, *STRICT, *flags, str(directory / "program.c"), "-o", str(binary)]

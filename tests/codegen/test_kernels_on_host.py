@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.codegen.harness import DSP, PORTABLE, SANITIZE, Network, run_program, write_program
-from tests.integer_networks import ALPHABETS, NETWORKS, operator_cases, samples, single_node
 
 from deployq.alphabet import alphabet
 from deployq.codegen.schedule import build_schedule
 from deployq.ops import WeightedOperator
 from deployq.targets import Target
+from tests.codegen.harness import DSP, PORTABLE, SANITIZE, Network, run_program, write_program
+from tests.integer_networks import ALPHABETS, NETWORKS, operator_cases, samples, single_node
 
 _WEIGHTED = [(kind, case) for kind, case in operator_cases() if isinstance(case.op, WeightedOperator)]
 _OTHERS = [(kind, case) for kind, case in operator_cases() if not isinstance(case.op, WeightedOperator)]
@@ -92,7 +92,11 @@ def test_the_cases_reach_every_kernel() -> None:
         for network in networks
         for step in build_schedule(network.graph, network.target.features, network.io_layout).steps
     }
-    expected = {f"dq_{kind}_w{bits}a8" for kind in ("conv2d", "linear", "depthwise2d") for bits in range(1, 9)}
+    expected = {
+        f"dq_{kind}_w{bits}a8" for kind in ("conv2d", "linear", "depthwise2d") for bits in range(1, 9)
+    }
     expected |= {f"dq_{kind}_w{bits}a8_smlad" for kind in ("conv2d", "linear") for bits in (1, 2, 3, 4, 5, 8)}
-    expected |= {f"dq_{name}_a8" for name in ("add", "clip", "softmax", "maxpool2d", "averagepool2d", "transpose")}
+    expected |= {
+        f"dq_{name}_a8" for name in ("add", "clip", "softmax", "maxpool2d", "averagepool2d", "transpose")
+    }
     assert used == expected

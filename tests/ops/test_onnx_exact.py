@@ -44,7 +44,9 @@ def test_operators(case: Case, letters: Alphabet) -> None:
 
 @pytest.mark.parametrize("zero_point", [-128, 127])
 @pytest.mark.parametrize("extreme", ["low", "high"])
-@pytest.mark.parametrize("letters", [alphabet("binary"), alphabet("midtread-4"), alphabet("midrise-8")], ids=str)
+@pytest.mark.parametrize(
+    "letters", [alphabet("binary"), alphabet("midtread-4"), alphabet("midrise-8")], ids=str
+)
 def test_extreme_weights(letters: Alphabet, extreme: str, zero_point: int) -> None:
     rng = np.random.default_rng(4)
     for kind, case in CASES:
@@ -74,7 +76,9 @@ def test_networks(make, letters: Alphabet) -> None:  # type: ignore[no-untyped-d
 def test_weights_are_stored_narrow(name: str, stored: int, opset: int) -> None:
     case = next(case for kind, case in CASES if kind == "linear" and "130" in case.name)
     model = export_onnx(single_node(case, alphabet(name), np.random.default_rng(6)), {})
-    largest = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)) * (tensor.dims != [256, 8]))
+    largest = max(
+        model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)) * (tensor.dims != [256, 8])
+    )
     assert largest.data_type == stored
     assert model.opset_import[0].version == opset
     size = {TensorProto.UINT8: 1, TensorProto.INT2: 2, TensorProto.INT4: 4, TensorProto.INT8: 8}[stored]

@@ -1,0 +1,215 @@
+"""The command line: parses, calls `pipeline` and `inspection`, prints, maps errors to exit codes.
+
+The result goes to stdout, as text or with --json as one JSON document; everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deployq.config import BuildConfig, load_config
+from deployq.console import Output, Row
+from deployq.errors import DeployqError, ExitCode, UsageError
+from deployq.inspection import inspect_model, verify_directory
+from deployq.ops import import_notes
+from deployq.pipeline import build_from_config
+from deployq.report import render_inspection, render_text, render_verification, to_document
+from deployq.targets import load_target, target_names
+
+#: Set to see the traceback of an unexpected error even where --verbose was not given.
+TRACEBACK_VARIABLE = "DEPLOYQ_TRACEBACK"
+#: Exit code of shells for a process ended by Ctrl-C.
+_INTERRUPTED = 130
+_PACKAGES = ("deployq", "onnx", "onnxruntime", "numpy", "torch")
+
+app = typer.Typer(
+    name="deployq",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Traceback of unexpected errors.")]
+Text = str | None
+Number = int | None
+Flag = bool | None
+
+
+def _option(name: str, help_text: str, *more: str) -> Any:
+    return typer.Option(name, *more, help=help_text, show_default=False)
+
+
+@app.command()
+def build(
+    context: typer.Context,
+    model: Annotated[
+        Text, typer.Argument(help="ONNX file; else that of deployq.toml, else the digits example.")
+    ] = None,
+    config: Annotated[Path | None, _option("--config", "TOML file to read instead of deployq.toml.")] = None,
+    calibration: Annotated[
+        Text, _option("--calib", "Samples: FILE.npy, FILE.npz:KEY or a folder of images.")
+    ] = None,
+    evaluation: Annotated[
+        Text, _option("--eval", "Labelled samples: FILE.npz:X_KEY,Y_KEY or a folder of class folders.")
+    ] = None,
+    target: Annotated[Text, _option("--target", "Core, see `deployq targets` [cortex-m4].")] = None,
+    bits: Annotated[Text, _option("--bits", "Weight width: 1..8, ternary or binary [2].")] = None,
+    alphabet: Annotated[Text, _option("--alphabet", "Weight alphabet by name, e.g. midtread-4.")] = None,
+    method: Annotated[Text, _option("--method", "gpfq or msq [gpfq].")] = None,
+    granularity: Annotated[Text, _option("--granularity", "Scale per channel or layer [channel].")] = None,
+    name: Annotated[Text, _option("--name", "Prefix of the generated C [from the model file].")] = None,
+    output: Annotated[Text, _option("--output", "Directory to write [deployq-out].", "-o")] = None,
+    layout: Annotated[Text, _option("--layout", "Axis order of stored images: nchw or nhwc [nchw].")] = None,
+    scale: Annotated[Text, _option("--scale", "Input = (stored * SCALE - MEAN) / STD, e.g. 1/255.")] = None,
+    mean: Annotated[Text, _option("--mean", "One value, or one per channel: 0.5,0.4,0.4.")] = None,
+    std: Annotated[Text, _option("--std", "One value, or one per channel.")] = None,
+    activation_range: Annotated[
+        Text, _option("--activation-range", "minmax, percentile or mse [minmax].")
+    ] = None,
+    percentile: Annotated[Text, _option("--percentile", "Values kept, in percent [99.99].")] = None,
+    calibration_limit: Annotated[
+        Number, _option("--calibration-limit", "Calibration samples at most [1024].")
+    ] = None,
+    io_layout: Annotated[Text, _option("--io-layout", "Layout of the C function: nhwc or nchw.")] = None,
+    float_io: Annotated[Flag, _option("--float-io/--no-float-io", "Also an ONNX with float I/O.")] = None,
+    single_file: Annotated[Flag, _option("--single-file/--no-single-file", "One C file.")] = None,
+    flash: Annotated[Text, _option("--flash", "Flash budget, e.g. 64K; exit code 4 if exceeded.")] = None,
+    ram: Annotated[Text, _option("--ram", "RAM budget, e.g. 16K; exit code 4 if exceeded.")] = None,
+    min_accuracy: Annotated[Text, _option("--min-accuracy", "In percent; exit code 7 if below.")] = None,
+    verify_samples: Annotated[Number, _option("--verify-samples", "Samples in QEMU [64].")] = None,
+    host_samples: Annotated[Number, _option("--host-samples", "Samples on the host [1000].")] = None,
+    seed: Annotated[Number, _option("--seed", "Of everything random [0].")] = None,
+    strict: Annotated[Flag, _option("--strict/--no-strict", "A missing tool is exit code 6.")] = None,
+    force: Annotated[Flag, _option("--force", "Replace a directory deployq did not write.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Quantize a network, generate its C library, and prove both equal byte for byte."""
+    names = {item.name for item in fields(BuildConfig)}
+    options = {key: value for key, value in context.params.items() if key in names and value is not None}
+    settings = load_config(options, config_file=config)
+    console = Output(as_json=as_json, quiet=quiet)
+    with console.progress() as progress:
+        result = build_from_config(settings, progress)
+    console.result(
+        {**to_document(result.report), "directory": str(result.directory)},
+        f"{render_text(result.report)}\nwritten to {result.directory}: model.onnx, firmware/, report.html\n",
+    )
+
+
+@app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(help="Directory written by `deployq build`.")],
+    verify_samples: Annotated[int, typer.Option("--verify-samples", min=1, help="Samples in QEMU.")] = 64,
+    strict: Annotated[bool, typer.Option("--strict", help="A missing tool is exit code 6.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run the executors of an output directory again and compare every byte."""
+    console = Output(as_json=as_json, quiet=quiet)
+    with console.progress() as progress:
+        report = verify_directory(directory, strict=strict, qemu_samples=verify_samples, progress=progress)
+    console.result(to_document(report), render_verification(report))
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(help="ONNX file.")],
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """List the layers of a model, or everything in it that is not supported."""
+    report = inspect_model(model)
+    Output(as_json=as_json).result(to_document(report), render_inspection(report))
+
+
+@app.command()
+def targets(as_json: Json = False, verbose: Verbose = False) -> None:
+    """List the processor cores deployq generates code for."""
+    found = [load_target(name) for name in target_names()]
+    rows: list[Row] = [
+        {
+            "name": target.name,
+            "description": target.description,
+            "features": sorted(target.features),
+            "machines": [machine.name for machine in target.machines],
+        }
+        for target in found
+    ]
+    columns = ("name", "description", "features", "machines")
+    Output(as_json=as_json).listing("targets", columns, rows)
+
+
+@app.command()
+def ops(as_json: Json = False, verbose: Verbose = False) -> None:
+    """List the ONNX operators deployq imports, with their limits."""
+    rows: list[Row] = [{"operator": name, "note": note} for name, note in import_notes().items()]
+    Output(as_json=as_json).listing("operators", ("operator", "note"), rows)
+
+
+@app.callback(invoke_without_command=True)
+def entry(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print versions and exit.")] = False,
+) -> None:
+    """From a trained network to a bit-exact low-bit C library for microcontrollers."""
+    if show_version:
+        sys.stdout.write("".join(f"{name} {_version(name)}\n" for name in _PACKAGES))
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (see `deployq.errors.ExitCode`)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names from models print on any terminal
+    console = Output(as_json="--json" in words)
+    try:
+        app(words, standalone_mode=False)
+    except typer.TyperException as error:
+        console.error(UsageError(error.format_message(), hint="--help lists commands and options"))
+        return ExitCode.USAGE
+    except DeployqError as error:
+        console.error(error)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("deployq: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except Exception as error:  # the one place where an unexpected error becomes a message
+        if "--verbose" in words or os.environ.get(TRACEBACK_VARIABLE):
+            traceback.print_exc()
+        lines = str(error).strip().splitlines() or [""]
+        why = f"{type(error).__name__}: {lines[0]}"
+        hint = "--verbose shows where; please report it with the model"
+        console.error(DeployqError("internal error", why=why, hint=hint))
+        return ExitCode.INTERNAL
+    return ExitCode.OK
+
+
+def entry_point() -> None:
+    """The installed command `deployq`."""
+    sys.exit(main())
