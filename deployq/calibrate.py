@@ -22,6 +22,9 @@ Batches = Callable[[], Iterable[Array]]
 _BINS = 2048
 _SHRINK_STEPS = 80
 
+#: A tensor of smaller range is zero for all purposes; the scale must be a normal float32.
+_SMALLEST_SCALE = 1e-30
+
 
 @dataclass(frozen=True)
 class RangeMethod:
@@ -71,9 +74,9 @@ def quantization_of_range(low: float, high: float) -> Quantization:
     Zero must be a code: padding and ReLU produce it.
     """
     low, high = min(low, 0.0), max(high, 0.0)
-    if high == low:
-        return Quantization(1.0, 0)
     scale = (high - low) / 255
+    if scale < _SMALLEST_SCALE:
+        return Quantization(1.0, 0)
     zero_point = int(np.clip(round_half_up(-128 - low / scale), -128, 127))
     return Quantization(scale, zero_point)
 

@@ -28,8 +28,6 @@ from deployq.targets import load_target, target_names
 
 #: Set to see the traceback of an unexpected error even where --verbose was not given.
 TRACEBACK_VARIABLE = "DEPLOYQ_TRACEBACK"
-#: Exit code of shells for a process ended by Ctrl-C.
-_INTERRUPTED = 130
 _PACKAGES = ("deployq", "onnx", "onnxruntime", "numpy", "torch")
 
 app = typer.Typer(
@@ -189,16 +187,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # names from models print on any terminal
     console = Output(as_json="--json" in words)
     try:
-        app(words, standalone_mode=False)
+        status = app(words, standalone_mode=False)
     except typer.TyperException as error:
         console.error(UsageError(error.format_message(), hint="--help lists commands and options"))
         return ExitCode.USAGE
     except DeployqError as error:
         console.error(error)
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        print("deployq: interrupted", file=sys.stderr)
-        return _INTERRUPTED
     except Exception as error:  # the one place where an unexpected error becomes a message
         if "--verbose" in words or os.environ.get(TRACEBACK_VARIABLE):
             traceback.print_exc()
@@ -207,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "--verbose shows where; please report it with the model"
         console.error(DeployqError("internal error", why=why, hint=hint))
         return ExitCode.INTERNAL
-    return ExitCode.OK
+    return int(status or ExitCode.OK)  # typer returns the code of an early exit, 130 after Ctrl-C
 
 
 def entry_point() -> None:

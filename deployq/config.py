@@ -216,7 +216,7 @@ def load_config(
 
 def example_config() -> Path:
     """Configuration file of the bundled digits example."""
-    return resource_directory("templates").parent / "examples" / "digits" / CONFIG_FILE
+    return resource_directory("examples") / "digits" / CONFIG_FILE
 
 
 def _find_table(

@@ -53,7 +53,7 @@ def _inspected(graph: Graph, node: Node) -> InspectedLayer:
 
 
 def verify_directory(
-    directory: Path, *, strict: bool = False, qemu_samples: int = 64, progress: Progress = silent
+    directory: Path | str, *, strict: bool = False, qemu_samples: int = 64, progress: Progress = silent
 ) -> VerificationReport:
     """Run the executors of an output directory again on its test vectors.
 
@@ -68,6 +68,7 @@ def verify_directory(
         VerificationError: an executor differs from the reference.
         ToolMissingError: a tool is missing and `strict` is set.
     """
+    directory = Path(directory)
     try:
         document = json.loads((directory / MARKER).read_text(encoding="utf-8"))
         model = (directory / "model.onnx").read_bytes()

@@ -55,11 +55,12 @@ def _replace(staging: Path, output: Path) -> None:
         staging.rename(output)
         return
     aside = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-old-"))
-    previous = output.rename(aside / output.name)
     try:
-        staging.rename(output)
-    except OSError:
-        previous.rename(output)
-        raise
+        previous = output.rename(aside / output.name)
+        try:
+            staging.rename(output)
+        except OSError:
+            previous.rename(output)
+            raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)

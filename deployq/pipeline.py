@@ -15,7 +15,7 @@ from deployq.config import BuildConfig
 from deployq.data import Samples, load_labelled, samples_of_array
 from deployq.errors import ToolMissingError, UsageError
 from deployq.output import check_replaceable, staged_directory
-from deployq.quantize import IntegerModel
+from deployq.layerwise import IntegerModel
 from deployq.report.assemble import assemble_report, check_verification
 from deployq.report.model import Accuracy, Report
 from deployq.report.write import write_reports

@@ -10,7 +10,7 @@ from deployq.errors import DeployqError
 _PACKAGE = Path(__file__).resolve().parent
 
 
-def resource_directory(kind: Literal["targets", "templates"]) -> Path:
+def resource_directory(kind: Literal["examples", "targets", "templates"]) -> Path:
     """Directory of the target descriptions or of the C templates.
 
     The wheel carries both inside the package, under `_resources`; in a checkout they stand at the

@@ -31,7 +31,7 @@ from deployq.errors import ModelError, UsageError
 from deployq.frontends.onnx import ImportedModel, load_onnx
 from deployq.graph import Graph, Quantization
 from deployq.passes import simplify
-from deployq.quantize import IntegerModel, WeightSettings, dequantize, quantize_graph
+from deployq.layerwise import IntegerModel, WeightSettings, dequantize, quantize_graph
 from deployq.targets import load_target
 from deployq.verify.library import TracedLayer
 from deployq.version import VERSION

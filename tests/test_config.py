@@ -178,7 +178,15 @@ def test_values_out_of_range_are_usage_errors(setting: str, value: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["seed = true", "scale = true", 'strict = "yes"', "mean = []", 'mean = [1, "x"]', "model = 3", "flash = 1.5"],
+    [
+        "seed = true",
+        "scale = true",
+        'strict = "yes"',
+        "mean = []",
+        'mean = [1, "x"]',
+        "model = 3",
+        "flash = 1.5",
+    ],
 )
 def test_values_of_the_wrong_type_name_file_and_key(text: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:

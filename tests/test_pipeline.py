@@ -19,6 +19,8 @@ from deployq.report.model import Checked, Skipped
 from deployq.verify.toolchain import find_tool
 from tests.tools import needs_tools
 
+pytestmark = pytest.mark.slow
+
 QEMU_TOOLS = ("gcc", "arm-none-eabi-gcc", "qemu-system-arm")
 
 

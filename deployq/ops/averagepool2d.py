@@ -138,7 +138,7 @@ def import_averagepool(node: SourceNode) -> Sequence[FloatOperator]:
     """ONNX AveragePool."""
     shape = node.shape(0)
     window = window_from_onnx(node.attributes, tuple(node.attributes["kernel_shape"]), shape)
-    # Cells that ceil_mode adds beyond the pads are never counted, so without pads there is nothing to include.
+    # Cells that ceil_mode adds beyond the pads are never counted: without pads there is nothing to include.
     padded = any(node.attributes.get("pads", ())) or node.attributes.get("auto_pad", "").startswith("SAME")
     include_pad = bool(node.attributes.get("count_include_pad", 0)) and padded
     if include_pad and node.attributes.get("ceil_mode", 0):

@@ -17,7 +17,13 @@ from deployq.report.model import (
     Verification,
     VerificationReport,
 )
-from deployq.report.text import render_inspection, render_listing, render_text, render_verification
+from deployq.report.text import (
+    printable,
+    render_inspection,
+    render_listing,
+    render_text,
+    render_verification,
+)
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -35,6 +41,7 @@ __all__ = [
     "VerificationReport",
     "dump_json",
     "from_document",
+    "printable",
     "render_html",
     "render_inspection",
     "render_listing",

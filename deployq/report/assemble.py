@@ -6,7 +6,7 @@ from deployq.codegen.library import GeneratedLibrary
 from deployq.config import BuildConfig
 from deployq.errors import VerificationError
 from deployq.graph import Tensor
-from deployq.quantize import IntegerModel
+from deployq.layerwise import IntegerModel
 from deployq.report import model
 from deployq.targets import Target
 from deployq.verify.library import Outcome, Verification
@@ -22,8 +22,10 @@ def check_verification(verification: Verification) -> None:
     """
     wrong = {name: outcome for name, outcome in verification.outcomes.items() if outcome.mismatches}
     if wrong:
-        places = [f"{name}: {outcome.mismatches} bytes, first {outcome.difference or 'unknown'}"
-                  for name, outcome in wrong.items()]
+        places = [
+            f"{name}: {outcome.mismatches} bytes, first {outcome.difference or 'unknown'}"
+            for name, outcome in wrong.items()
+        ]
         raise VerificationError(
             "the executors of the integer network disagree",
             why="; ".join(places),

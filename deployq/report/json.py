@@ -1,4 +1,4 @@
-"""Reports as JSON and back. No timestamps, fixed key order, shortest floats: equal reports give equal bytes."""
+"""Reports as JSON and back: fixed key order, no timestamps, so that equal reports give equal bytes."""
 
 from __future__ import annotations
 

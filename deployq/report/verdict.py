@@ -7,9 +7,7 @@ from deployq.report.model import Checked, Report, Skipped, Verification
 
 def is_exact(verification: Verification) -> bool:
     """No executor that ran differed in any byte."""
-    return not any(
-        isinstance(check, Checked) and check.mismatches for check in verification.checks.values()
-    )
+    return not any(isinstance(check, Checked) and check.mismatches for check in verification.checks.values())
 
 
 def verdict(verification: Verification) -> str:

@@ -17,6 +17,8 @@ from deployq.verify.qemu import run_qemu
 from deployq.verify.reference import run_reference
 from tests.integer_networks import mobile_network, residual_network, samples
 
+pytestmark = pytest.mark.qemu
+
 _EMULATED = [name for name in target_names() if load_target(name).machines]
 
 

@@ -17,6 +17,8 @@ from deployq.targets import Target
 from tests.codegen.harness import DSP, PORTABLE, SANITIZE, Network, run_program, write_program
 from tests.integer_networks import ALPHABETS, NETWORKS, operator_cases, samples, single_node
 
+pytestmark = pytest.mark.slow
+
 _WEIGHTED = [(kind, case) for kind, case in operator_cases() if isinstance(case.op, WeightedOperator)]
 _OTHERS = [(kind, case) for kind, case in operator_cases() if not isinstance(case.op, WeightedOperator)]
 

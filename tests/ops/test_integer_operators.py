@@ -16,7 +16,7 @@ from deployq.ops.linear import Linear
 from deployq.ops.output_stage import Bounds
 from deployq.ops.softmax import Softmax
 from deployq.ops.window import Window
-from deployq.quantize import dequantize, quantize_values
+from deployq.layerwise import dequantize, quantize_values
 from tests.integer_networks import operator_cases
 
 CASES = list(operator_cases())

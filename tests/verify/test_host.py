@@ -23,6 +23,8 @@ from tests.verify.tiny_library import (
     write_tiny_library,
 )
 
+pytestmark = pytest.mark.slow
+
 Compiler = Literal["gcc", "clang"]
 
 _needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")

@@ -23,6 +23,8 @@ from tests.verify.tiny_library import (
     write_tiny_library,
 )
 
+pytestmark = pytest.mark.qemu
+
 _TOOLS = ("arm-none-eabi-gcc", "qemu-system-arm")
 _missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
 _needs_emulator = pytest.mark.skipif(bool(_missing), reason=f"not installed: {', '.join(_missing)}")

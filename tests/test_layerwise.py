@@ -20,7 +20,7 @@ from deployq.ops.linear import Linear
 from deployq.ops.reshape import Reshape
 from deployq.ops.window import Window
 from deployq.passes import simplify
-from deployq.quantize import IntegerModel, WeightSettings, dequantize, quantize_graph, quantize_values
+from deployq.layerwise import IntegerModel, WeightSettings, dequantize, quantize_graph, quantize_values
 from deployq.verify.reference import run_reference
 
 
