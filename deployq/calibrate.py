@@ -112,9 +112,22 @@ def calibrate(
         spread = {name: histogram for name, histogram in histograms.items() if histogram.high > histogram.low}
         _pass(graph, batches, spread, _Histogram.count)
     chosen = {name: _choose(histogram, method) for name, histogram in histograms.items()}
+    _narrow(graph, chosen)
     if input_quantization is not None:
         chosen[graph.input] = input_quantization
     return chosen
+
+
+def _narrow(graph: Graph, chosen: dict[str, Quantization]) -> None:
+    """Give a tensor whose only reader keeps its quantization the range of that reader's output.
+
+    Clip, max pooling and reshape are monotone, so what saturates before them would not have come
+    through them otherwise than saturated; and the values that do come through get all the codes.
+    """
+    for node in reversed(graph.nodes):
+        keeps = getattr(node.op, "keeps_quantization", False)
+        if keeps and len(graph.consumers(node.inputs[0])) == 1 and node.inputs[0] != graph.output:
+            chosen[node.inputs[0]] = chosen[node.output]
 
 
 def _pass(

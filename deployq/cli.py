@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -49,6 +50,11 @@ def _option(name: str, help_text: str, *more: str) -> Any:
     return typer.Option(name, *more, help=help_text, show_default=False)
 
 
+def _listing(directory: Path) -> str:
+    """Names of the entries of a directory."""
+    return ", ".join(f"{path.name}/" if path.is_dir() else path.name for path in sorted(directory.iterdir()))
+
+
 @app.command()
 def build(
     context: typer.Context,
@@ -70,6 +76,7 @@ def build(
     name: Annotated[Text, _option("--name", "Prefix of the generated C [from the model file].")] = None,
     output: Annotated[Text, _option("--output", "Directory to write [deployq-out].", "-o")] = None,
     layout: Annotated[Text, _option("--layout", "Axis order of stored images: nchw or nhwc [nchw].")] = None,
+    resize: Annotated[Flag, _option("--resize/--no-resize", "Resize images to the network's input.")] = None,
     scale: Annotated[Text, _option("--scale", "Input = (stored * SCALE - MEAN) / STD, e.g. 1/255.")] = None,
     mean: Annotated[Text, _option("--mean", "One value, or one per channel: 0.5,0.4,0.4.")] = None,
     std: Annotated[Text, _option("--std", "One value, or one per channel.")] = None,
@@ -104,7 +111,7 @@ def build(
         result = build_from_config(settings, progress)
     console.result(
         {**to_document(result.report), "directory": str(result.directory)},
-        f"{render_text(result.report)}\nwritten to {result.directory}: model.onnx, firmware/, report.html\n",
+        f"{render_text(result.report)}\nwritten to {result.directory}: {_listing(result.directory)}\n",
     )
 
 
@@ -206,5 +213,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def entry_point() -> None:
-    """The installed command `deployq`."""
+    """The installed command `deployq`; a request to terminate removes what is half-written, like Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

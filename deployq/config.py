@@ -18,6 +18,7 @@ from typing import Any
 
 from deployq.alphabet import alphabet, default_alphabet
 from deployq.calibrate import RangeMethod
+from deployq.codegen.library import IO_LAYOUTS
 from deployq.codegen.names import check_prefix
 from deployq.config_values import (
     Reader,
@@ -37,12 +38,11 @@ from deployq.config_values import (
 from deployq.data import Preprocessing
 from deployq.errors import UsageError
 from deployq.quantizers import method as find_method
+from deployq.quantizers.layer import GRANULARITIES
 from deployq.resources import resource_directory
 from deployq.targets import load_target
 
 CONFIG_FILE = "deployq.toml"
-GRANULARITIES = ("channel", "layer")
-IO_LAYOUTS = ("nhwc", "nchw")
 
 _LONGEST_NAME = 40
 #: Say nothing about the result, so they are not written to build.toml.
@@ -73,6 +73,7 @@ class BuildConfig:
         percentile: share of values kept, in percent, with "percentile".
         calibration_limit: calibration samples used at most, spread over the data.
         layout: axis order of stored images, "nchw" or "nhwc".
+        resize: resize images of another size than the network's input instead of refusing them.
         scale: network input = (stored * scale - mean) / std.
         mean: one value or one per channel.
         std: one value or one per channel.
@@ -106,6 +107,7 @@ class BuildConfig:
     percentile: float = _setting(99.99, read_number)
     calibration_limit: int = _setting(1024, read_integer)
     layout: str = _setting("nchw", read_text)
+    resize: bool = _setting(False, read_flag)
     scale: float = _setting(1.0, read_number)
     mean: tuple[float, ...] = _setting((0.0,), read_numbers)
     std: tuple[float, ...] = _setting((1.0,), read_numbers)
@@ -170,6 +172,8 @@ class BuildConfig:
         for name in ("calibration", "evaluation"):
             values[name] = map_data_paths(values[name], relative) if values[name] else None
         lines = ["# Resolved configuration; `deployq build --config build.toml` gives the same output again."]
+        if self.model is None or self.calibration is None:
+            lines = ["# Resolved configuration of a build from Python, whose model or data were not files."]
         lines += [
             f"{name} = {toml_value(value)}"
             for name, value in values.items()

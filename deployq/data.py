@@ -230,7 +230,7 @@ def load_labelled(
         return Samples(images, preprocessing), classes
     (path, key), (label_path, label_key) = _split_labelled(spec)
     values, labels = _array(path, key), _array(label_path, label_key)
-    checked = _labels(labels, len(values) if values.ndim else 0, spec)
+    checked = checked_labels(labels, len(values) if values.ndim else 0, spec)
     samples = _samples(_spread(values, limit), spec, preprocessing, input_shape)
     return samples, _spread(checked, limit)
 
@@ -346,7 +346,7 @@ def _misfit(found: Shape, where: str, expected: Shape, hint: str) -> UsageError:
     return UsageError("the samples do not fit the network input", where=where, why=why, hint=hint)
 
 
-def _labels(values: Array, count: int, where: str) -> Labels:
+def checked_labels(values: Array, count: int, where: str) -> Labels:
     """Class numbers, checked."""
     if values.ndim == 2 and values.shape[1] == 1:
         values = values.reshape(-1)

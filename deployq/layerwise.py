@@ -70,7 +70,7 @@ def dequantize(values: Array, quantization: Quantization) -> Array:
 
 
 def quantize_values(values: Array, quantization: Quantization) -> npt.NDArray[np.int8]:
-    """Real values to int8, half up, saturated; the C helper `<m>_quantize_input` does the same."""
+    """Real values to int8, half up, saturated; `<m>_quantize_input` in C does so up to float32 rounding."""
     scaled = round_half_up(values.astype(np.float64) / quantization.scale) + quantization.zero_point
     return np.clip(scaled, -128, 127).astype(np.int8)
 

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from deployq.alphabet import Alphabet
@@ -50,6 +51,13 @@ class _Builder:
             name = f"_{self._count}"
             if name not in self._reserved:
                 return name
+
+    def fresh(self, wanted: str) -> str:
+        """A name nothing else has, `wanted` if possible."""
+        while wanted in self._reserved:
+            wanted += "_"
+        self._reserved.add(wanted)
+        return wanted
 
     def add(self, op_type: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         result = output or self._name()
@@ -136,7 +144,7 @@ def export_onnx(graph: Graph, metadata: Mapping[str, str], *, float_io: bool = F
     source, target = graph.tensors[graph.input], graph.tensors[graph.output]
     outer_input, outer_output = graph.input, graph.output
     if float_io:
-        outer_input, outer_output = "input_real", "output_real"
+        outer_input, outer_output = builder.fresh("input_real"), builder.fresh("output_real")
         _quantize_input(builder, graph, outer_input)
     for node in graph.nodes:
         assert isinstance(node.op, IntegerOperator)
@@ -170,8 +178,12 @@ def with_outputs(model: bytes, tensors: Sequence[str]) -> bytes:
 
 
 def metadata_of(model: bytes) -> dict[str, str]:
-    """The metadata_props of a serialized model."""
-    return {entry.key: entry.value for entry in onnx.load_model_from_string(model).metadata_props}
+    """The metadata_props of a serialized model; raises ValueError if it is damaged."""
+    try:
+        proto = onnx.load_model_from_string(model)
+    except DecodeError as error:
+        raise ValueError(f"not an ONNX model: {error}") from error
+    return {entry.key: entry.value for entry in proto.metadata_props}
 
 
 def _io_metadata(graph: Graph) -> dict[str, str]:
@@ -185,7 +197,7 @@ def _io_metadata(graph: Graph) -> dict[str, str]:
 
 
 def _quantize_input(builder: _Builder, graph: Graph, outer: str) -> None:
-    """Half-up rounding as in `<m>_quantize_input`; QuantizeLinear would round halves to even."""
+    """Half-up rounding like `<m>_quantize_input`, up to float32; QuantizeLinear rounds halves to even."""
     quantization = graph.tensors[graph.input].quantization
     assert quantization is not None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,17 +11,21 @@ from pathlib import Path
 
 from deployq.errors import UsageError
 
-#: A directory with this file was written by deployq and may be replaced.
 MARKER = "report.json"
+
+#: All that deployq puts into an output directory.
+_OWN_FILES = frozenset(
+    (MARKER, "report.html", "model.onnx", "model_float_io.onnx", "build.toml", "vectors.npz", "firmware")
+)
 
 
 def check_replaceable(output: Path, *, force: bool) -> None:
     """Refuse early to overwrite something that deployq did not write.
 
     Raises:
-        UsageError: `output` is a file, or a non-empty directory without a report of deployq.
+        UsageError: `output` is a file, or a non-empty directory that deployq did not write.
     """
-    if output.is_dir() and any(output.iterdir()) and not (output / MARKER).is_file() and not force:
+    if output.is_dir() and any(output.iterdir()) and not force and not _is_own(output):
         raise UsageError(
             "the output directory is not empty and was not written by deployq",
             where=str(output),
@@ -28,6 +33,17 @@ def check_replaceable(output: Path, *, force: bool) -> None:
         )
     if output.exists() and not output.is_dir():
         raise UsageError("the output is a file, not a directory", where=str(output), hint="choose another -o")
+
+
+def _is_own(output: Path) -> bool:
+    """Whether a directory holds a report of deployq and nothing that deployq does not write."""
+    if {path.name for path in output.iterdir()} - _OWN_FILES:
+        return False
+    try:
+        report = json.loads((output / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(report, dict) and {"schema_version", "tool_version"} <= report.keys()
 
 
 @contextmanager

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from deployq.accuracy import float_accuracy, integer_accuracy
-from deployq.budget import check_accuracy, check_flash, check_ram
+from deployq.budget import check_accuracy, check_memory, check_ram
 from deployq.codegen.library import GeneratedLibrary, write_library
 from deployq.config import BuildConfig
-from deployq.data import Samples, load_labelled, samples_of_array
+from deployq.data import Samples, checked_labels, load_labelled, samples_of_array
 from deployq.errors import ToolMissingError, UsageError
-from deployq.output import check_replaceable, staged_directory
 from deployq.layerwise import IntegerModel
+from deployq.output import check_replaceable, staged_directory
 from deployq.report.assemble import assemble_report, check_verification
 from deployq.report.model import Accuracy, Report
 from deployq.report.write import write_reports
@@ -65,7 +66,7 @@ def build_from_config(config: BuildConfig, progress: Progress = silent) -> Build
     if config.model is None or config.calibration is None:
         missing = "model" if config.model is None else "calibration data"
         raise UsageError(f"no {missing} given", hint="deployq build MODEL --calib DATA, or a deployq.toml")
-    return build(config.model, config.calibration, config, config.evaluation, progress)
+    return build(config.model, config.calibration, config, progress=progress)
 
 
 def build(
@@ -88,7 +89,12 @@ def build(
     Raises:
         DeployqError: see `deployq.errors`; the output directory is then as it was before.
     """
-    config = config or BuildConfig()
+    config = _resolved(config or BuildConfig(), model, calibration, evaluation)
+    evaluation = config.evaluation if evaluation is None else evaluation
+    if config.min_accuracy is not None and evaluation is None:
+        raise UsageError(
+            "the accuracy cannot be known", where="--min-accuracy", hint="give labelled data with --eval"
+        )
     target = load_target(config.target)
     check_replaceable(config.output, force=config.force)
     progress("import the model")
@@ -101,7 +107,7 @@ def build(
         firmware = staging / "firmware"
         write_library(library, firmware)
         size = _size(firmware, library, target, config)
-        check_flash(config, library, size)
+        check_memory(config, library, size)
         accuracy = _accuracy(prepared, network, labelled, progress)
         check_accuracy(config, accuracy)
         samples = labelled[0] if labelled else prepared.samples
@@ -116,6 +122,23 @@ def build(
     return BuildResult(report, config.output, network)
 
 
+def _resolved(
+    config: BuildConfig,
+    model: Path | str | torch.nn.Module,
+    calibration: str | Array,
+    evaluation: str | tuple[Array, Array] | None,
+) -> BuildConfig:
+    """The configuration with the files that were given beside it, as build.toml shall name them."""
+    given: dict[str, Any] = {}
+    if isinstance(model, (str, Path)):
+        given["model"] = Path(model)
+    if isinstance(calibration, str):
+        given["calibration"] = calibration
+    if isinstance(evaluation, str):
+        given["evaluation"] = evaluation
+    return replace(config, **given)
+
+
 def _evaluation(
     evaluation: str | tuple[Array, Array] | None, prepared: Prepared, config: BuildConfig
 ) -> tuple[Samples, Array] | None:
@@ -124,10 +147,17 @@ def _evaluation(
         return None
     shape = prepared.graph.tensors[prepared.graph.input].shape
     if isinstance(evaluation, str):
-        samples, labels = load_labelled(evaluation, prepared.preprocessing, shape)
+        samples, labels = load_labelled(evaluation, prepared.preprocessing, shape, resize=config.resize)
     else:
-        values, labels = evaluation
-        samples = samples_of_array(values, prepared.preprocessing, shape)
+        samples = samples_of_array(evaluation[0], prepared.preprocessing, shape)
+        labels = checked_labels(np.asarray(evaluation[1]), len(samples), "the array of labels")
+    classes = prepared.graph.tensors[prepared.graph.output].size
+    if labels.max(initial=0) >= classes:
+        raise UsageError(
+            f"the label {labels.max()} of a network with {classes} outputs",
+            where="--eval",
+            hint="labels are class numbers from 0",
+        )
     if samples.is_pixels != prepared.samples.is_pixels:
         raise UsageError(
             "calibration and evaluation data differ in type",
@@ -155,11 +185,15 @@ def _size(
 ) -> LibrarySize | None:
     """Compiled sizes; None without the compiler, an error if the user is strict or set a budget."""
     try:
-        return library_size(firmware, library.prefix, target)
+        size = library_size(firmware, library.prefix, target)
     except ToolMissingError:
-        if config.strict or config.flash is not None:
+        if config.strict or config.flash is not None or config.ram is not None:
             raise
         return None
+    if config.single_file:  # one object holds both
+        code = size.code_bytes - library.weights_bytes
+        return replace(size, code_bytes=code, weights_bytes=library.weights_bytes)
+    return size
 
 
 def _subject(

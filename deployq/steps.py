@@ -30,8 +30,8 @@ from deployq.data import (
 from deployq.errors import ModelError, UsageError
 from deployq.frontends.onnx import ImportedModel, load_onnx
 from deployq.graph import Graph, Quantization
-from deployq.passes import simplify
 from deployq.layerwise import IntegerModel, WeightSettings, dequantize, quantize_graph
+from deployq.passes import simplify
 from deployq.targets import load_target
 from deployq.verify.library import TracedLayer
 from deployq.version import VERSION
@@ -85,7 +85,9 @@ def prepare(model: Path | str | torch.nn.Module, calibration: str | Array, confi
     imported = _import(model, calibration, preprocessing)
     shape = imported.graph.tensors[imported.graph.input].shape
     if isinstance(calibration, str):
-        samples = load_samples(calibration, preprocessing, shape, config.calibration_limit)
+        samples = load_samples(
+            calibration, preprocessing, shape, config.calibration_limit, resize=config.resize
+        )
     else:
         samples = samples_of_array(calibration, preprocessing, shape, config.calibration_limit)
     graph, quantization = imported.graph, None

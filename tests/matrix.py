@@ -29,8 +29,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if data_directory() is None:
-        print("DEPLOYQ_DATA is not set: nothing to do")
-        return 0
+        print("DEPLOYQ_DATA is not set: nothing to measure", file=sys.stderr)
+        return 2
     names = (
         target_names() if arguments.targets == "all" else tuple(filter(None, arguments.targets.split(",")))
     )

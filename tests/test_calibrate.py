@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from deployq.calibrate import RangeMethod, calibrate, quantization_of_range
 from deployq.errors import UsageError
 from deployq.graph import Graph, Node, Quantization, Tensor
+from deployq.ops.add import Add
 from deployq.ops.clip import Clip
 from deployq.ops.linear import Linear
 
@@ -31,13 +32,23 @@ def test_ranges_are_covered_and_zero_is_exact(first: float, second: float) -> No
     assert reach[1] >= high - 0.51 * quantization.scale
 
 
+def test_a_clip_gets_all_codes() -> None:
+    graph = _network()
+    batch = np.random.default_rng(3).normal(size=(50, 4)).astype(np.float32)
+    found = calibrate(graph, lambda: [batch], RangeMethod(), None)
+    assert found["h"] == found["y"]
+    both_read = graph.with_nodes([*graph.nodes, Node("sum", Add(), ("h", "y"), "z")], output="z")
+    found = calibrate(both_read, lambda: [batch], RangeMethod(), None)
+    assert found["h"] != found["y"]
+
+
 def test_minmax_sees_every_batch() -> None:
     graph = _network()
     batches = [np.zeros((2, 4), np.float32), np.array([[1, 0, 0, -3]], np.float32)]
     found = calibrate(graph, lambda: batches, RangeMethod("minmax"), None)
     assert found["x"] == quantization_of_range(-3, 1)
     outputs = np.concatenate([graph.nodes[0].op.run([batch]) for batch in batches])
-    assert found["h"] == quantization_of_range(float(outputs.min()), float(outputs.max()))
+    assert found["y"] == quantization_of_range(0.0, float(outputs.max()))
     assert found["y"].zero_point == -128
 
 

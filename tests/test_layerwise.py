@@ -11,6 +11,7 @@ from deployq.activations import ActivationStore
 from deployq.alphabet import alphabet
 from deployq.calibrate import RangeMethod, calibrate
 from deployq.graph import Graph, Node, Quantization, Tensor, run_graph
+from deployq.layerwise import IntegerModel, WeightSettings, dequantize, quantize_graph, quantize_values
 from deployq.ops.add import Add
 from deployq.ops.affine import Affine
 from deployq.ops.averagepool2d import AveragePool2d
@@ -20,7 +21,6 @@ from deployq.ops.linear import Linear
 from deployq.ops.reshape import Reshape
 from deployq.ops.window import Window
 from deployq.passes import simplify
-from deployq.layerwise import IntegerModel, WeightSettings, dequantize, quantize_graph, quantize_values
 from deployq.verify.reference import run_reference
 
 

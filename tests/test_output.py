@@ -43,6 +43,17 @@ def test_foreign_directories_are_refused(tmp_path: Path) -> None:
         check_replaceable(tmp_path / "notes.txt", force=True)
 
 
+def test_a_report_of_another_tool_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / MARKER).write_text('{"jest": 1}')
+    with pytest.raises(UsageError, match="not written by deployq"):
+        check_replaceable(tmp_path, force=False)
+    (tmp_path / MARKER).write_text('{"schema_version": 1, "tool_version": "0"}')
+    check_replaceable(tmp_path, force=False)
+    (tmp_path / "precious.txt").write_text("")
+    with pytest.raises(UsageError, match="not written by deployq"):
+        check_replaceable(tmp_path, force=False)
+
+
 def test_an_unwritable_parent_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot write"), staged_directory(tmp_path / "file" / "out"):

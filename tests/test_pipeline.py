@@ -116,7 +116,7 @@ def test_onnx_model_has_the_reported_accuracy(built: BuildResult) -> None:
         ({"flash": 1000}, BudgetError, "bytes of flash needed, 1000 allowed"),
         ({"ram": 512}, BudgetError, "bytes of RAM needed, 512 allowed"),
         ({"min_accuracy": 99.9}, AccuracyError, "at least 99.90 % demanded"),
-        ({"min_accuracy": 50.0, "evaluation": None}, AccuracyError, "not known"),
+        ({"min_accuracy": 50.0, "evaluation": None}, UsageError, "cannot be known"),
         ({"model": Path("missing.onnx")}, UsageError, "missing.onnx"),
         ({"calibration": "missing.npz"}, UsageError, "no such data file"),
     ],
@@ -223,6 +223,46 @@ def test_torch_module_and_arrays(tmp_path: Path) -> None:
     assert module.training
     assert result.report.verification.onnxruntime == Checked(40, 0)
     assert result.report.accuracy.samples == 40
+
+
+def test_files_given_from_python_are_in_build_toml(tmp_path: Path) -> None:
+    config = digits(tmp_path / "out", target="host")
+    model, calibration = config.model, config.calibration
+    assert model is not None and calibration is not None
+    bare = dataclasses.replace(config, model=None, calibration=None, name=None)
+    result = build(model, calibration, bare)
+    assert result.report.name == "digits"
+    assert result.report.accuracy.samples == 500, "the evaluation data of the configuration are used"
+    before = files(result.directory)
+    build_from_config(load_config({}, config_file=result.directory / "build.toml"))
+    assert files(result.directory) == before
+
+
+@pytest.mark.parametrize(
+    "labels", [np.full(500, 10), np.full(500, -1), np.zeros(499, int), np.zeros(500)], ids=str
+)
+def test_labels_are_checked(tmp_path: Path, labels: np.ndarray) -> None:  # type: ignore[type-arg]
+    config = digits(tmp_path / "out")
+    assert config.model is not None and config.calibration is not None
+    images = np.zeros((500, 1, 8, 8), np.uint8)
+    with pytest.raises(UsageError, match="label"):
+        build(config.model, config.calibration, config, evaluation=(images, labels))
+
+
+@needs_tools("arm-none-eabi-gcc")
+def test_a_single_file_has_the_same_size(built: BuildResult, tmp_path: Path) -> None:
+    single = build_from_config(digits(tmp_path / "out", single_file=True)).report.memory
+    several = built.report.memory
+    assert single.weights_bytes == several.weights_bytes
+    assert single.code_bytes and several.code_bytes
+    assert abs(single.code_bytes - several.code_bytes) < 0.4 * several.code_bytes
+
+
+def test_a_damaged_model_is_a_usage_error(built: BuildResult, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_bytes((built.directory / "report.json").read_bytes())
+    (tmp_path / "model.onnx").write_bytes(b"junk")
+    with pytest.raises(UsageError, match="not a complete output directory"):
+        verify_directory(tmp_path)
 
 
 def test_foreign_output_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ class EmitOptions:
         model_sha256: hex digest of the source model, for the info structure.
         input_note: one sentence on how to make the input, e.g. "q = pixel - 128".
         single_file: kernels, weights and network in one C file, kernels static.
-        float_helpers: write the inline conversions between float and int8 into the header.
 
     Raises:
         UsageError: the prefix cannot name C functions, or the layout is unknown.
@@ -38,7 +37,6 @@ class EmitOptions:
     model_sha256: str = ""
     input_note: str = ""
     single_file: bool = False
-    float_helpers: bool = True
 
     def __post_init__(self) -> None:
         check_prefix(self.prefix)

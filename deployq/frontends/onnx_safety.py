@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 from onnx import AttributeProto, checker, shape_inference
 
 from deployq.errors import ModelError, UsageError

@@ -70,6 +70,8 @@ class Accumulation:
         levels = self.weights.levels
         bounds = [accumulator_extremes(levels, self.input_zero_point, self.bias)]
         bounds.append(accumulator_extremes(levels, 0, self.folded_bias))
+        if self.weights.alphabet.values[-1] > INT8_MAX:  # the split form of `lower_product`
+            bounds.append(accumulator_extremes(levels - 1, self.input_zero_point, self.bias))
         codes = self.weights.alphabet.encode(levels).astype(np.int64) * self.weights.alphabet.step
         bounds.append(accumulator_extremes(codes, 0, self.folded_bias))
         lowest = np.min([low for low, _ in bounds], axis=0)

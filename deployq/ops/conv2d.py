@@ -91,12 +91,11 @@ class Conv2d(WeightedOperator):
         return rows * columns
 
     def patches(self, batch: Array, positions: Array | None) -> Array:
-        columns = self.window.columns(batch)
-        grouped = columns.reshape(len(batch), self.groups, -1, columns.shape[3] * columns.shape[4])
-        if positions is not None:
-            grouped = grouped[:, :, :, positions]
-        taps = grouped.shape[2]
-        return np.ascontiguousarray(grouped.transpose(1, 0, 3, 2)).reshape(self.groups, -1, taps)
+        chosen = np.arange(self.positions(batch.shape[1:])) if positions is None else positions
+        windows = self.window.columns_at(batch, chosen)
+        grouped = windows.reshape(len(batch), self.groups, -1, len(chosen))
+        rows = np.ascontiguousarray(grouped.transpose(1, 0, 3, 2))
+        return rows.reshape(self.groups, -1, grouped.shape[2])
 
     def quantized(
         self, weights: QuantizedWeights, source: Quantization, output: Quantization

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from deployq.graph import Shape
 from deployq.ops.base import Array, UnsupportedNodeError
 
 #: Largest kernel, stride, dilation or pad that is imported; bounds the work a hostile model can cause.
 LARGEST_EXTENT = 4096
+
+
+#: Elements of an input with its pads, per sample; 16 MB as int8.
+_LARGEST_PADDED_INPUT = 2**24
 
 
 @dataclass(frozen=True)
@@ -50,23 +55,47 @@ class Window:
 
     def columns(self, batch: Array, pad_value: float = 0) -> Array:
         """All windows of a batch (N, C, H, W) as an array (N, C, taps, OH, OW)."""
-        count, channels, height, width = batch.shape
-        rows, columns = self.output_size(height, width)
-        top, left, bottom, right = self.pads
-        if any(self.pads):
-            batch = np.pad(batch, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=pad_value)
-        taps = self.kernel[0] * self.kernel[1]
-        result = np.empty((count, channels, taps, rows, columns), dtype=batch.dtype)
-        for tap in range(taps):
-            row, column = divmod(tap, self.kernel[1])
-            first_row, first_column = row * self.dilations[0], column * self.dilations[1]
-            result[:, :, tap] = batch[
+        rows, columns = self.output_size(*batch.shape[2:])
+        padded = self._padded(batch, pad_value)
+        result = np.empty(
+            (*batch.shape[:2], self.kernel[0] * self.kernel[1], rows, columns), dtype=batch.dtype
+        )
+        for tap, (row, column) in enumerate(self._tap_offsets()):
+            result[:, :, tap] = padded[
                 :,
                 :,
-                first_row : first_row + (rows - 1) * self.strides[0] + 1 : self.strides[0],
-                first_column : first_column + (columns - 1) * self.strides[1] + 1 : self.strides[1],
+                row : row + (rows - 1) * self.strides[0] + 1 : self.strides[0],
+                column : column + (columns - 1) * self.strides[1] + 1 : self.strides[1],
             ]
         return result
+
+    def columns_at(self, batch: Array, positions: npt.NDArray[np.integer[Any]]) -> Array:
+        """The windows at some output positions, padded with zero: (N, C, taps, positions).
+
+        Args:
+            batch: (N, C, H, W).
+            positions: flat indices into the (OH, OW) output, shape (positions,).
+        """
+        _, columns = self.output_size(*batch.shape[2:])
+        top, left = (positions // columns) * self.strides[0], (positions % columns) * self.strides[1]
+        padded = self._padded(batch, 0)
+        windows = [padded[:, :, top + row, left + column] for row, column in self._tap_offsets()]
+        return np.stack(windows, axis=2)
+
+    def _padded(self, batch: Array, value: float) -> Array:
+        top, left, bottom, right = self.pads
+        if not any(self.pads):
+            return batch
+        return np.pad(batch, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=value)
+
+    def _tap_offsets(self) -> list[tuple[int, int]]:
+        """Row and column of each tap relative to the first, in kernel order."""
+        rows, columns = self.kernel
+        return [
+            (row * self.dilations[0], column * self.dilations[1])
+            for row in range(rows)
+            for column in range(columns)
+        ]
 
     def onnx_attributes(self) -> dict[str, list[int]]:
         """The attributes of an ONNX convolution or pool."""
@@ -108,6 +137,9 @@ def window_from_onnx(attributes: Mapping[str, Any], kernel: tuple[int, ...], sha
         window = Window(window.kernel, strides, (0, 0, 0, 0), dilations)
     if attributes.get("ceil_mode", 0):
         window = _ceil(window, shape)
+    padded = [size + window.pads[axis] + window.pads[axis + 2] for axis, size in enumerate(shape[1:])]
+    if shape[0] * padded[0] * padded[1] > _LARGEST_PADDED_INPUT:
+        raise UnsupportedNodeError(f"pads {window.pads} make the input too large")
     try:
         window.output_size(*shape[1:])
     except ValueError as error:

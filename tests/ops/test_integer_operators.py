@@ -7,6 +7,7 @@ import pytest
 
 from deployq.alphabet import alphabet
 from deployq.graph import Quantization
+from deployq.layerwise import dequantize, quantize_values
 from deployq.ops import QuantizedWeights, WeightedOperator
 from deployq.ops.add import Add
 from deployq.ops.averagepool2d import AveragePool2d
@@ -16,7 +17,6 @@ from deployq.ops.linear import Linear
 from deployq.ops.output_stage import Bounds
 from deployq.ops.softmax import Softmax
 from deployq.ops.window import Window
-from deployq.layerwise import dequantize, quantize_values
 from tests.integer_networks import operator_cases
 
 CASES = list(operator_cases())
@@ -111,6 +111,16 @@ def test_softmax_sums_to_one() -> None:
     probabilities = integer.run([np.array([[0, 20, 40, -100]], np.int8)]).astype(int) + 128
     assert abs(int(probabilities.sum()) - 256) <= 4
     assert probabilities[0].argmax() == 2
+
+
+def test_windows_at_positions_are_those_of_all_windows() -> None:
+    rng = np.random.default_rng(0)
+    window = Window((3, 2), (2, 1), (1, 0, 2, 1), (1, 2))
+    batch = rng.normal(size=(4, 3, 9, 8))
+    every = window.columns(batch)
+    chosen = np.array([0, 3, 11, 20])
+    flat = every.reshape(*every.shape[:3], -1)
+    np.testing.assert_array_equal(window.columns_at(batch, chosen), flat[..., chosen])
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

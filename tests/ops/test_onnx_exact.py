@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +15,7 @@ from deployq.onnx_export import export_onnx, metadata_of, with_outputs
 from deployq.ops.base import Case
 from deployq.verify.onnxruntime import LEVELS, run_onnxruntime
 from deployq.verify.reference import run_reference, run_reference_layers
-from tests.integer_networks import ALPHABETS, NETWORKS, operator_cases, samples, single_node
+from tests.integer_networks import ALPHABETS, NETWORKS, NetworkBuilder, operator_cases, samples, single_node
 
 WEIGHTED = ("conv2d", "linear")
 CASES = list(operator_cases())
@@ -113,6 +115,20 @@ def test_metadata_and_float_io() -> None:
     found = run_onnxruntime(with_float.SerializeToString(), real)[0]
     expected = (run_reference(graph, batch).astype(np.float32) - target.zero_point) * np.float32(target.scale)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_float_io_avoids_names_of_the_model() -> None:
+    rng = np.random.default_rng(10)
+    builder = NetworkBuilder(rng, alphabet("ternary"), (5,))
+    renamed = builder.graph(builder.linear("x", 3))
+    tensors = {
+        "input_real": replace(renamed.tensors["x"], name="input_real"),
+        "output_real": renamed.tensors["t0"],
+    }
+    tensors["output_real"] = replace(tensors["output_real"], name="output_real")
+    node = replace(renamed.nodes[0], inputs=("input_real",), output="output_real")
+    graph = Graph("g", "input_real", "output_real", (node,), tensors)
+    onnx.checker.check_model(export_onnx(graph, {}, float_io=True), full_check=True)
 
 
 def test_batch_is_dynamic() -> None:
