@@ -32,6 +32,7 @@ from deployq.steps import (
 )
 from deployq.targets import Target, load_target
 from deployq.vectors import save_vectors
+from deployq.verify.float_io import check_float_io
 from deployq.verify.library import Subject, verify_library
 from deployq.verify.reference import run_reference
 from deployq.verify.size import LibrarySize, library_size
@@ -207,14 +208,16 @@ def _subject(
     """Write the ONNX models and the test vectors; everything the verification needs."""
     model = export_onnx(network, library).SerializeToString()
     (staging / "model.onnx").write_bytes(model)
+    tensors, graph = network.graph.tensors, network.graph
+    source, target_quantization = tensors[graph.input].quantization, tensors[graph.output].quantization
+    assert source is not None and target_quantization is not None
+    inputs = samples.quantized(source, slice(0, config.host_samples))
+    expected = run_reference(graph, inputs)
+    save_vectors(staging, inputs, expected)
     if config.float_io:
         with_float = export_onnx(network, float_io=True).SerializeToString()
+        check_float_io(with_float, inputs, expected, source, target_quantization)
         (staging / "model_float_io.onnx").write_bytes(with_float)
-    quantization = network.graph.tensors[network.graph.input].quantization
-    assert quantization is not None
-    inputs = samples.quantized(quantization, slice(0, config.host_samples))
-    expected = run_reference(network.graph, inputs)
-    save_vectors(staging, inputs, expected)
     return Subject(
         model=model,
         layers=traced_layers(network, library),

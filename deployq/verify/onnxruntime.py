@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-Int8Array = npt.NDArray[np.int8]
+Array = npt.NDArray[Any]
 
 #: Optimisation levels every file must be exact at: none, and the runtime's default.
 LEVELS = {
@@ -19,12 +20,12 @@ LEVELS = {
 _BATCH = 32
 
 
-def run_onnxruntime(model: bytes | Path, samples: Int8Array, level: str = "ALL") -> list[Int8Array]:
+def run_onnxruntime(model: bytes | Path, samples: Array, level: str = "ALL") -> list[Array]:
     """Run a model written by `deployq.onnx_export` on the CPU.
 
     Args:
         model: serialized model or path of a file.
-        samples: int8 inputs (n, *shape), NCHW.
+        samples: inputs (n, *shape), NCHW: int8, or float32 for a model with float input and output.
         level: key of `LEVELS`.
 
     Returns:
