@@ -21,6 +21,8 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# All cores; a worker takes neighbouring tests, which share quantized networks.
+WORKERS := -n auto --dist worksteal
 QUICK := not qemu and not slow and not data and not matrix
 
 .PHONY: demo test check setup tools clean
@@ -30,13 +32,13 @@ demo: tools setup
 	$(BIN)/deployq build --target $(TARGET) --bits $(BITS)
 
 test: tools setup
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS)
 
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -m "$(QUICK)" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q $(WORKERS) -m "$(QUICK)" $(PYTEST_ARGS)
 
 setup: $(INSTALLED)
 
