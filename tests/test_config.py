@@ -36,6 +36,7 @@ def test_to_toml_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
         percentile=99.5,
         calibration_limit=17,
         layout="nhwc",
+        resize=True,
         scale=1 / 255,
         mean=(0.1, 1e-7, 3.0),
         std=(1.0, 2.5, 1e20),
