@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -140,9 +141,7 @@ def test_verify_accepts_the_directory(built: BuildResult) -> None:
 @needs_tools("gcc")
 def test_verify_finds_the_first_wrong_layer(built: BuildResult, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    for name, content in files(built.directory).items():
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        (copy / name).write_bytes(content)
+    shutil.copytree(built.directory, copy)
     weights = copy / "firmware" / "digits_weights.c"
     text = weights.read_text()
     # One bit of one weight of the second convolution (layer 2).
@@ -161,6 +160,21 @@ def test_verify_finds_the_first_wrong_layer(built: BuildResult, tmp_path: Path) 
 def test_verify_refuses_other_directories(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a complete output directory"):
         verify_directory(tmp_path)
+
+
+@needs_tools("gcc", "clang")
+def test_the_host_runner_uses_both_compilers(built: BuildResult, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(built.directory, copy)
+    source = copy / "firmware" / "digits.c"
+    text = source.read_text()
+    source.write_text(
+        text.replace(
+            "    return DIGITS_OK;", "#ifdef __clang__\n    output[0] ^= 1;\n#endif\n    return DIGITS_OK;"
+        )
+    )
+    with pytest.raises(VerificationError, match="host: 50 bytes"):
+        verify_directory(copy, qemu_samples=1)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +15,10 @@ from deployq.layout import to_c_order
 from deployq.onnx_export import with_outputs
 from deployq.targets import Target
 from deployq.verify.compare import Difference, count_mismatches, first_difference
-from deployq.verify.host import run_host
+from deployq.verify.host import HostResult, run_host
 from deployq.verify.onnxruntime import LEVELS, run_onnxruntime
 from deployq.verify.qemu import QemuResult, run_qemu
+from deployq.verify.toolchain import is_installed
 
 Int8Array = npt.NDArray[np.int8]
 Progress = Callable[[str], None]
@@ -117,7 +119,7 @@ def verify_library(
     """
     progress(f"verify: ONNX Runtime, {len(subject.samples)} samples")
     outcomes = {"onnxruntime": _verify_onnxruntime(subject)}
-    progress(f"verify: C on the host under sanitizers, {len(subject.samples)} samples")
+    progress(f"verify: C on the host (gcc under sanitizers, clang), {len(subject.samples)} samples")
     outcomes["host"] = _verify_host(subject, strict)
     if subject.target.is_host:
         outcomes["qemu"] = Outcome(skipped="the target is the host")
@@ -142,20 +144,36 @@ def _verify_onnxruntime(subject: Subject) -> Outcome:
 
 
 def _verify_host(subject: Subject, strict: bool) -> Outcome:
-    samples = to_c_order(subject.samples, subject.io_layout)
-    expected = to_c_order(subject.expected, subject.io_layout)
-
-    def run(part: Int8Array, layers: bool) -> tuple[Int8Array, Sequence[Int8Array] | None]:
-        result = run_host(subject.firmware, subject.prefix, part, expected.shape[1], layers=layers)
-        return result.outputs, result.layer_outputs
-
+    """With gcc under the sanitizers and, where it is installed, with clang."""
     try:
-        found, _ = run(samples, False)
+        outcome = _verify_compiled(subject, "gcc", sanitize=True)
     except ToolMissingError as error:
         if strict:
             raise
         return Outcome(skipped=error.what)
-    return _outcome(subject, expected, found, lambda part: run(part, True)[1])
+    if outcome.mismatches or not is_installed("clang"):
+        return outcome
+    # Without sanitizers: clang's are a package of their own, and gcc's have seen the code.
+    return _verify_compiled(subject, "clang", sanitize=False)
+
+
+def _verify_compiled(subject: Subject, compiler: Literal["gcc", "clang"], *, sanitize: bool) -> Outcome:
+    samples = to_c_order(subject.samples, subject.io_layout)
+    expected = to_c_order(subject.expected, subject.io_layout)
+
+    def run(part: Int8Array, *, layers: bool) -> HostResult:
+        return run_host(
+            subject.firmware,
+            subject.prefix,
+            part,
+            expected.shape[1],
+            compiler=compiler,
+            sanitize=sanitize,
+            layers=layers,
+        )
+
+    found = run(samples, layers=False).outputs
+    return _outcome(subject, expected, found, lambda part: run(part, layers=True).layer_outputs)
 
 
 def _verify_qemu(subject: Subject, limit: int) -> tuple[Outcome, QemuResult]:

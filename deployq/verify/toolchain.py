@@ -43,6 +43,11 @@ _PACKAGES = {
 }
 
 
+def is_installed(name: str) -> bool:
+    """Whether an executable is on PATH."""
+    return shutil.which(name) is not None
+
+
 def find_tool(name: str) -> Path:
     """Path of an executable on PATH.
 
