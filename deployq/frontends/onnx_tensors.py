@@ -105,6 +105,7 @@ def _finite(values: Array, where: str) -> Array:
         bad = np.isnan(values) if values.size == 1 else ~np.isfinite(values)
         if np.any(bad):
             raise ModelError(
-                f"{np.count_nonzero(bad)} constants are NaN, infinite or beyond float32", where=where
+                f"{np.count_nonzero(bad)} of {bad.size} values are NaN, infinite or beyond float32",
+                where=where,
             )
     return values
