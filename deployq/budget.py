@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployq.codegen.library import GeneratedLibrary
+from deployq.codegen.generated import GeneratedLibrary
 from deployq.config import BuildConfig
 from deployq.errors import AccuracyError, BudgetError
 from deployq.report.model import Accuracy

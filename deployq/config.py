@@ -18,7 +18,7 @@ from typing import Any
 
 from deployq.alphabet import alphabet, default_alphabet
 from deployq.calibrate import RangeMethod
-from deployq.codegen.library import IO_LAYOUTS
+from deployq.codegen.generated import IO_LAYOUTS
 from deployq.codegen.names import check_prefix
 from deployq.config_values import (
     Reader,

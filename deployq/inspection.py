@@ -20,7 +20,7 @@ from deployq.report.model import InspectedLayer, InspectReport, Report, Verifica
 from deployq.steps import Progress, silent
 from deployq.targets import load_target
 from deployq.vectors import load_vectors
-from deployq.verify.library import Subject, TracedLayer, verify_library
+from deployq.verify.executors import Subject, TracedLayer, verify_library
 
 
 def inspect_model(path: Path) -> InspectReport:

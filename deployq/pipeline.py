@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from deployq.accuracy import float_accuracy, integer_accuracy
 from deployq.budget import check_accuracy, check_memory, check_ram
-from deployq.codegen.library import GeneratedLibrary, write_library
+from deployq.codegen.generated import GeneratedLibrary, write_library
 from deployq.config import BuildConfig
 from deployq.data import Samples, checked_labels, load_labelled, samples_of_array
 from deployq.errors import ToolMissingError, UsageError
@@ -32,8 +32,8 @@ from deployq.steps import (
 )
 from deployq.targets import Target, load_target
 from deployq.vectors import save_vectors
+from deployq.verify.executors import Subject, verify_library
 from deployq.verify.float_io import check_float_io
-from deployq.verify.library import Subject, verify_library
 from deployq.verify.reference import run_reference
 from deployq.verify.size import LibrarySize, library_size
 

@@ -16,7 +16,7 @@ from deployq import onnx_export
 from deployq.alphabet import alphabet, default_alphabet
 from deployq.calibrate import RangeMethod, calibrate
 from deployq.codegen.emit import generate
-from deployq.codegen.library import EmitOptions, GeneratedLibrary
+from deployq.codegen.generated import EmitOptions, GeneratedLibrary
 from deployq.config import BuildConfig
 from deployq.data import (
     RAW_PIXELS,
@@ -33,7 +33,7 @@ from deployq.graph import Graph, Quantization
 from deployq.layerwise import IntegerModel, WeightSettings, dequantize, quantize_graph
 from deployq.passes import simplify
 from deployq.targets import load_target
-from deployq.verify.library import TracedLayer
+from deployq.verify.executors import TracedLayer
 from deployq.version import VERSION
 
 if TYPE_CHECKING:

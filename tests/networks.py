@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deployq.accuracy import float_accuracy, integer_accuracy
-from deployq.codegen.library import write_library
+from deployq.codegen.generated import write_library
 from deployq.config import BuildConfig
 from deployq.data import Labels, Samples, load_labelled
 from deployq.layerwise import IntegerModel
 from deployq.steps import Prepared, export_onnx, generate_c, prepare, quantize_prepared, traced_layers
 from deployq.targets import load_target
-from deployq.verify.library import Subject, Verification, verify_library
+from deployq.verify.executors import Subject, Verification, verify_library
 from deployq.verify.reference import run_reference
 
 VARIABLE = "DEPLOYQ_DATA"

@@ -11,8 +11,8 @@ import numpy as np
 from jinja2 import Environment
 
 from deployq.codegen.arena import Arena, plan_arena
+from deployq.codegen.generated import EmitOptions, GeneratedLibrary, LayerFacts
 from deployq.codegen.kernel_source import kernel_module, kernel_source, nested, template_environment
-from deployq.codegen.library import EmitOptions, GeneratedLibrary, LayerFacts
 from deployq.codegen.packing import dense, lanes
 from deployq.codegen.schedule import Schedule, Step, build_schedule
 from deployq.codegen.tables import c_type, table_bytes

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from deployq.codegen.library import GeneratedLibrary
+from deployq.codegen.generated import GeneratedLibrary
 from deployq.config import BuildConfig
 from deployq.errors import VerificationError
 from deployq.graph import Tensor
 from deployq.layerwise import IntegerModel
 from deployq.report import model
 from deployq.targets import Target
-from deployq.verify.library import Outcome, Verification
+from deployq.verify.executors import Outcome, Verification
 from deployq.verify.size import LibrarySize
 from deployq.version import VERSION
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deployq.codegen.emit import generate
+from deployq.codegen.generated import EmitOptions, GeneratedLibrary, write_library
 from deployq.codegen.kernel_source import kernel_source, template_environment
-from deployq.codegen.library import EmitOptions, GeneratedLibrary, write_library
 from deployq.codegen.schedule import build_schedule
 from deployq.graph import Graph
 from deployq.layout import to_c_order

@@ -12,8 +12,8 @@ import pytest
 
 from deployq.alphabet import alphabet
 from deployq.codegen.emit import generate
+from deployq.codegen.generated import EmitOptions, GeneratedLibrary, write_library
 from deployq.codegen.kernels import choose_kernel, prove
-from deployq.codegen.library import EmitOptions, GeneratedLibrary, write_library
 from deployq.errors import ModelError, UsageError
 from deployq.graph import Graph
 from deployq.ops.accumulate import Accumulation

@@ -10,7 +10,7 @@ import pytest
 
 from deployq.alphabet import alphabet
 from deployq.codegen.emit import generate
-from deployq.codegen.library import EmitOptions, write_library
+from deployq.codegen.generated import EmitOptions, write_library
 from deployq.layout import to_c_order
 from deployq.targets import load_target, target_names
 from deployq.verify.qemu import run_qemu

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployq.codegen.library import write_library
+from deployq.codegen.generated import write_library
 from tests.codegen.test_emit import _GOLDEN, golden_library
 
 if __name__ == "__main__":
