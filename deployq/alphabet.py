@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from deployq.errors import UsageError
+
+Real = TypeVar("Real", np.float32, np.float64)
 
 FAMILIES = ("binary", "ternary", "midrise", "midtread", "symmetric")
 _NAMED = re.compile(r"(midrise|midtread|symmetric)-([1-8])")
@@ -67,7 +70,7 @@ class Alphabet:
         """Unsigned codes to integer levels of the same shape."""
         return (codes.astype(np.int64) * self.step + self.offset).astype(np.int16)
 
-    def nearest(self, value: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    def nearest(self, value: npt.NDArray[Real]) -> npt.NDArray[Real]:
         """Level nearest to each real value (in units of the scale), ties upwards; same shape and dtype."""
         code = np.floor((value - self.offset) / self.step + 0.5)
         np.clip(code, 0, self.levels - 1, out=code)

@@ -7,7 +7,7 @@ will be deployed, int8 activations included, not a simulation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from deployq.arithmetic import FloatArray, round_half_up
 from deployq.errors import ModelError, UsageError
 from deployq.graph import Graph, Node, Quantization, last_uses
 from deployq.ops import IntegerOperator, QuantizedWeights, WeightedOperator
-from deployq.quantizers.layer import quantize_layer
+from deployq.quantizers.layer import LayerSolution, quantize_layer
+from deployq.quantizers.options import SolverOptions
+from deployq.quantizers.registry import Note
 from deployq.quantizers.statistics import LayerStatistics, StatisticsAccumulator
 from deployq.threads import single_threaded
 
@@ -35,16 +37,27 @@ class WeightSettings:
     """How weights are quantized.
 
     Attributes:
-        alphabet: alphabet of every layer that does not fix its own.
+        alphabet: alphabet of every layer that neither fixes its own nor stands in `layers`.
         method: name of a quantizer.
         granularity: "channel" or "layer": what shares a scale.
         seed: of the position sampling and of stochastic methods.
+        options: of the quantizer; its seed is replaced by one made of `seed` and the layer.
+        refine: rounds of coordinate descent after the quantizer.
+        layers: alphabets of single layers, by node name.
     """
 
     alphabet: Alphabet
     method: str = "gpfq"
     granularity: str = "channel"
     seed: int = 0
+    options: SolverOptions = field(default_factory=SolverOptions)
+    refine: int = 0
+    layers: Mapping[str, Alphabet] = field(default_factory=dict)
+
+    def alphabet_of(self, node: Node) -> Alphabet:
+        """The alphabet of a weighted node."""
+        fixed = getattr(node.op, "fixed_alphabet", "")
+        return alphabet(fixed) if fixed else self.layers.get(node.name, self.alphabet)
 
 
 @dataclass(frozen=True)
@@ -56,12 +69,14 @@ class IntegerModel:
         relative_errors: ||X W - X~ Q|| / ||X W|| of each weighted node, by node name.
         source_sha256: hexadecimal digest of the model it came from, "" if unknown.
         takes_pixels: the int8 input is pixel - 128.
+        notes: what the user should know of the quantization, one sentence each.
     """
 
     graph: Graph
     relative_errors: Mapping[str, float]
     source_sha256: str = ""
     takes_pixels: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def dequantize(values: Array, quantization: Quantization) -> Array:
@@ -99,6 +114,7 @@ def quantize_graph(
     uses = last_uses(graph)
     integer_nodes: list[Node] = []
     errors: dict[str, float] = {}
+    notes: list[str] = []
     with activation_store() as store:
         chunks = _fill(store, graph.input, batches)
         for index, node in enumerate(graph.nodes):
@@ -109,7 +125,9 @@ def quantize_graph(
             if isinstance(operator, WeightedOperator):
                 progress(f"quantize {node.name}")
                 statistics = _statistics(store, node, sources[0], chunks, (settings.seed, index))
-                weights, errors[node.name] = _solve(operator, statistics, settings)
+                weights, errors[node.name] = solve_layer(
+                    node, statistics, settings, (settings.seed, index), notes.append
+                )
             integer = _integer(node, weights, sources, output)
             known[node.output] = output
             integer_nodes.append(replace(node, op=integer))
@@ -119,7 +137,8 @@ def quantize_graph(
                     store.drop(f"float {name}")
                     store.drop(f"int8 {name}")
     tensors = {name: replace(tensor, quantization=known[name]) for name, tensor in graph.tensors.items()}
-    return IntegerModel(Graph(graph.name, graph.input, graph.output, tuple(integer_nodes), tensors), errors)
+    integer_graph = Graph(graph.name, graph.input, graph.output, tuple(integer_nodes), tensors)
+    return IntegerModel(integer_graph, errors, notes=tuple(dict.fromkeys(notes)))
 
 
 def _integer(
@@ -182,13 +201,39 @@ def _statistics(
     return accumulator.finish()
 
 
-def _solve(
-    operator: WeightedOperator, statistics: LayerStatistics, settings: WeightSettings
+def solve_layer(
+    node: Node,
+    statistics: LayerStatistics,
+    settings: WeightSettings,
+    seed: tuple[int, ...] = (0,),
+    note: Note = lambda message: None,
 ) -> tuple[QuantizedWeights, float]:
-    chosen = alphabet(operator.fixed_alphabet) if operator.fixed_alphabet else settings.alphabet
+    """Quantize the weights of one node.
+
+    Args:
+        node: with a weighted float operator.
+        statistics: of its inputs, centred.
+        settings: weight quantization.
+        seed: of a stochastic quantizer in this layer.
+        note: called with what the user should know.
+
+    Returns:
+        The weights and their relative error |X W - X~ Q| / |X W|.
+    """
+    operator = node.op
+    assert isinstance(operator, WeightedOperator)
+    chosen = settings.alphabet_of(node)
     weight: FloatArray = operator.weight.reshape(operator.weight.shape[0], -1).astype(np.float64)
-    solution = quantize_layer(
-        weight, operator.bias, statistics, chosen, settings.method, settings.granularity
+    solution: LayerSolution = quantize_layer(
+        weight,
+        operator.bias,
+        statistics,
+        chosen,
+        settings.method,
+        settings.granularity,
+        replace(settings.options, seed=seed),
+        settings.refine,
+        lambda message: note(f"layer {node.name!r}: {message}"),
     )
     weights = QuantizedWeights(solution.levels, solution.scales, solution.bias, chosen)
     return weights, float(solution.relative_error)

@@ -14,49 +14,32 @@ number.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
-from deployq.alphabet import Alphabet
-from deployq.arithmetic import FloatArray
-from deployq.quantizers.registry import in_scale_units, quantizer
-from deployq.quantizers.statistics import LayerStatistics
-
-#: Inputs decided one by one; the effect of all earlier ones on such a block is one matrix product.
-_BLOCK = 128
+from deployq.quantizers.recursion import Recursion
+from deployq.quantizers.registry import Problem, Solve, quantizer
 
 
 @quantizer("gpfq")
-def solve(
-    statistics: LayerStatistics, weights: FloatArray, alphabet: Alphabet, scales: FloatArray
-) -> FloatArray:
+def prepare(problem: Problem) -> Solve:
     """The greedy recursion for all neurons and scales at once; O(N^2 K C), nearly all of it matrix products.
 
     Guarantee (2201.11113): with an alphabet that is wide enough the relative square error of a
-    layer on generic data decays like log(N) / N in the number of inputs N. A dead input, for which
-    the recursion divides by zero, has no effect on the output; its weight goes to the nearest level.
-
-    Args:
-        statistics: of the layer; centred or not.
-        weights: (groups, N, C).
-        alphabet: levels.
-        scales: (groups, K * C), positive.
-
-    Returns:
-        Levels (groups, N, K * C).
+    layer on generic data decays like log(N) / N in the number of inputs N.
     """
-    # Row t of both matrices is divided by |X~_t|^2, and everything is in units of the scale, so that
-    # one step of the recursion is one product and one rounding.
+    return partial(path_following(problem).run, choose=problem.alphabet.nearest)
+
+
+def path_following(problem: Problem) -> Recursion:
+    """The recursion of GPFQ: row t of both matrices is divided by |X~_t|^2.
+
+    A dead input, for which that divides by zero, has no effect on the output; its target is its weight.
+    """
+    statistics, weights = problem.statistics, problem.weights
     dead = statistics.dead[:, :, None]
     norms = np.where(dead, 1.0, np.diagonal(statistics.gram, axis1=1, axis2=2)[:, :, None])
     feedback = np.where(dead, 0.0, statistics.gram / norms)
     targets = np.where(dead, weights, np.tril(statistics.cross) @ weights / norms)
-    groups, inputs, _ = weights.shape
-    levels = np.empty((groups, inputs, scales.shape[1]))
-    for start in range(0, inputs, _BLOCK):
-        stop = min(start + _BLOCK, inputs)
-        block = in_scale_units(targets[:, start:stop], scales)
-        block -= feedback[:, start:stop, :start] @ levels[:, :start]
-        for t in range(start, stop):
-            path = feedback[:, t, None, start:t] @ levels[:, start:t]
-            levels[:, t] = alphabet.nearest(block[:, t - start] - path[:, 0])
-    return levels
+    return Recursion(feedback, targets)

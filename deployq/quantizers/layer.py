@@ -10,6 +10,9 @@ import numpy.typing as npt
 from deployq.alphabet import Alphabet
 from deployq.arithmetic import FloatArray
 from deployq.errors import ModelError, UsageError
+from deployq.quantizers.options import SolverOptions
+from deployq.quantizers.refine import refine_levels
+from deployq.quantizers.registry import Note, Problem, silent
 from deployq.quantizers.registry import method as find_method
 from deployq.quantizers.search import Objective, search_scale
 from deployq.quantizers.statistics import LayerStatistics
@@ -43,6 +46,9 @@ def quantize_layer(
     alphabet: Alphabet,
     method: str,
     granularity: str,
+    options: SolverOptions | None = None,
+    refine: int = 0,
+    note: Note = silent,
 ) -> LayerSolution:
     """Quantize the weights of a layer.
 
@@ -53,6 +59,9 @@ def quantize_layer(
         alphabet: levels to choose from.
         method: name of a quantizer.
         granularity: what shares a scale: "channel" or "layer".
+        options: of the quantizer; the defaults if None.
+        refine: rounds of scale refit and coordinate descent after the quantizer.
+        note: called with what the user should know.
 
     Raises:
         UsageError: unknown method or granularity.
@@ -67,7 +76,10 @@ def quantize_layer(
     _require_finite(weights, bias, statistics)
     groups, inputs = statistics.mean_quantized.shape
     grouped = np.ascontiguousarray(weights.reshape(groups, -1, inputs).transpose(0, 2, 1), dtype=np.float64)
-    levels, scales = search_scale(solver, statistics, grouped, alphabet, granularity)
+    problem = Problem(statistics, grouped, alphabet, options or SolverOptions(), note)
+    levels, scales = search_scale(solver, problem, granularity)
+    if refine:
+        levels, scales = refine_levels(problem, levels, scales, granularity, refine)
     means = statistics.mean_analog[:, None, :] @ grouped
     means -= statistics.mean_quantized[:, None, :] @ (levels * scales[:, None, :])
     return LayerSolution(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from deployq.alphabet import Alphabet
 from deployq.arithmetic import FloatArray
-from deployq.quantizers.registry import in_scale_units, quantizer
-from deployq.quantizers.statistics import LayerStatistics
+from deployq.quantizers.registry import Problem, Solve, in_scale_units, quantizer
 
 
 @quantizer("msq")
-def solve(
-    statistics: LayerStatistics, weights: FloatArray, alphabet: Alphabet, scales: FloatArray
-) -> FloatArray:
+def prepare(problem: Problem) -> Solve:
     """Round to nearest; O(N C), ignores the data. The baseline of arXiv 2010.15979."""
-    return np.asarray(alphabet.nearest(in_scale_units(weights, scales)), dtype=np.float64)
+
+    def solve(scales: FloatArray) -> FloatArray:
+        units = in_scale_units(problem.weights, scales)
+        return np.asarray(problem.alphabet.nearest(units), dtype=np.float64)
+
+    return solve

@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from deployq.alphabet import Alphabet
 from deployq.arithmetic import FloatArray
 from deployq.errors import UsageError
+from deployq.quantizers.options import SolverOptions
 from deployq.quantizers.statistics import LayerStatistics
 
-#: (statistics, weights (groups, N, C), alphabet, scales (groups, K * C)) -> levels (groups, N, K * C).
-#: A solver quantizes every neuron with K candidate scales at once: column j of the scales and of the
-#: result belongs to neuron j mod C, so work that does not depend on the scale is done once. The
-#: scales are positive. The levels are values of the alphabet, in float64 for the products that follow.
-Solver = Callable[[LayerStatistics, FloatArray, Alphabet, FloatArray], FloatArray]
+Note = Callable[[str], None]
+
+
+def silent(message: str) -> None:
+    """The note function of callers who do not want any."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One layer to quantize.
+
+    Attributes:
+        statistics: of its inputs, centred or not.
+        weights: real, (groups, N, C).
+        alphabet: levels to choose from.
+        options: of the quantizer.
+        note: called with what the user should know, one sentence each.
+    """
+
+    statistics: LayerStatistics
+    weights: FloatArray
+    alphabet: Alphabet
+    options: SolverOptions = field(default_factory=SolverOptions)
+    note: Note = silent
+
+
+#: scales (groups, K * C) -> levels (groups, N, K * C), in float64 for the products that follow.
+#: Every neuron is quantized with K candidate scales at once: column j of the scales and of the levels
+#: belongs to neuron j mod C. The scales are positive.
+Solve = Callable[[FloatArray], FloatArray]
+
+#: A quantizer does once what does not depend on the scale, and returns what does.
+Solver = Callable[[Problem], Solve]
 
 _METHODS: dict[str, Solver] = {}
 

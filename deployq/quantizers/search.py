@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from deployq.alphabet import Alphabet
 from deployq.arithmetic import FloatArray
-from deployq.quantizers.registry import Solver
+from deployq.quantizers.ordering import prepared
+from deployq.quantizers.registry import Problem, Solve, Solver
 from deployq.quantizers.statistics import LayerStatistics
 
 #: Candidate scales of the first round as multiples of the one of least weight error. The best is
@@ -96,19 +97,13 @@ def weight_error_scale(weights: FloatArray, alphabet: Alphabet, granularity: str
         levels = alphabet.nearest(weights / (fraction * widest))
         linear = np.einsum("gnc,gnc->gc", levels, weights)[:, None]
         quadratic = np.einsum("gnc,gnc->gc", levels, levels)[:, None]
-        scales, gain = _least_squares(linear, quadratic, fraction * widest, importance)
+        scales, gain = least_squares(linear, quadratic, fraction * widest, importance)
         better = gain > best_gain
         best, best_gain = np.where(better, scales, best), np.where(better, gain, best_gain)
     return np.asarray(best[:, 0])
 
 
-def search_scale(
-    solver: Solver,
-    statistics: LayerStatistics,
-    weights: FloatArray,
-    alphabet: Alphabet,
-    granularity: str,
-) -> tuple[FloatArray, FloatArray]:
+def search_scale(solver: Solver, problem: Problem, granularity: str) -> tuple[FloatArray, FloatArray]:
     """Run a solver on many candidate scales and keep, per channel or layer, the best result.
 
     A coarse round about the scale of least weight error is followed by a fine one about the best of
@@ -118,33 +113,30 @@ def search_scale(
 
     Args:
         solver: a quantizer.
-        statistics: of the layer.
-        weights: (groups, N, C).
-        alphabet: levels.
+        problem: the layer.
         granularity: "channel", or "layer" for one scale.
 
     Returns:
         Levels (groups, N, C) and positive scales (groups, C).
     """
-    empty = np.asarray(statistics.dead.all(axis=1))
-    statistics = _with_directions(statistics, empty)
-    objective = Objective.of(statistics, weights)
+    empty = np.asarray(problem.statistics.dead.all(axis=1))
+    problem = replace(problem, statistics=_with_directions(problem.statistics, empty))
+    solve = prepared(solver, problem)
+    objective = Objective.of(problem.statistics, problem.weights)
     importance, tolerance = None, _ROUNDING * objective.energy
     if granularity == "layer":
-        importance = _importance(np.where(empty[:, None], 0, objective.energy))
+        importance = neuron_importance(np.where(empty[:, None], 0, objective.energy))
         tolerance = np.full_like(tolerance, _ROUNDING * np.sum(importance * objective.energy))
 
     def best_of(candidates: FloatArray) -> tuple[npt.NDArray[np.int16], FloatArray, FloatArray]:
         """Levels, scales and gain of the best of candidate scales (groups, K, C), ascending in K."""
-        levels, scales, gains = _solve(
-            solver, statistics, objective, weights, alphabet, candidates, importance
-        )
+        levels, scales, gains = _solve(solve, objective, candidates, importance)
         enough = gains.max(axis=1, keepdims=True) - tolerance[:, None, :]
         best = np.argmax(gains >= enough, axis=1, keepdims=True)
         scales, gains = (np.take_along_axis(array, best, axis=1)[:, 0] for array in (scales, gains))
         return np.take_along_axis(levels, best[:, None], axis=2)[:, :, 0], scales, gains
 
-    start = weight_error_scale(weights, alphabet, granularity)
+    start = weight_error_scale(problem.weights, problem.alphabet, granularity)
     levels, scales, gains = best_of(start[:, None, :] * _COARSE[:, None])
     finer_levels, finer_scales, finer_gains = best_of(scales[:, None, :] * _FINE[:, None])
     better = finer_gains > gains + tolerance
@@ -153,26 +145,20 @@ def search_scale(
 
 
 def _solve(
-    solver: Solver,
-    statistics: LayerStatistics,
-    objective: Objective,
-    weights: FloatArray,
-    alphabet: Alphabet,
-    candidates: FloatArray,
-    importance: FloatArray | None,
+    solve: Solve, objective: Objective, candidates: FloatArray, importance: FloatArray | None
 ) -> tuple[npt.NDArray[np.int16], FloatArray, FloatArray]:
-    """Run a solver on candidate scales (groups, K, C).
+    """Run a prepared solver on candidate scales (groups, K, C).
 
     Returns:
         Levels (groups, N, K, C), their least-squares scales and the gains of these, (groups, K, C).
     """
     groups, count, channels = candidates.shape
-    calls = -(-weights.size * count // _ELEMENTS_PER_CALL)
+    inputs = objective.gram.shape[1]
+    calls = -(-inputs * candidates.size // _ELEMENTS_PER_CALL)
     all_levels, all_scales, all_gains = [], [], []
     for part in np.array_split(candidates, min(calls, count), axis=1):
-        levels = solver(statistics, weights, alphabet, part.reshape(groups, -1))
-        levels = levels.reshape(groups, weights.shape[1], -1, channels)
-        scales, gains = _least_squares(*objective.terms(levels), part, importance)
+        levels = solve(part.reshape(groups, -1)).reshape(groups, inputs, -1, channels)
+        scales, gains = least_squares(*objective.terms(levels), part, importance)
         all_levels.append(levels.astype(np.int16))
         all_scales.append(scales)
         all_gains.append(gains)
@@ -183,7 +169,7 @@ def _solve(
     )
 
 
-def _least_squares(
+def least_squares(
     linear: FloatArray, quadratic: FloatArray, scales: FloatArray, importance: FloatArray | None
 ) -> tuple[FloatArray, FloatArray]:
     """Scales that minimise a^2 quadratic - 2 a linear, and by how much that lowers the error from a = 0.
@@ -209,7 +195,7 @@ def _least_squares(
     return fitted, 2 * fitted * linear - fitted**2 * quadratic
 
 
-def _importance(energy: FloatArray) -> FloatArray:
+def neuron_importance(energy: FloatArray) -> FloatArray:
     """What the error of each neuron counts in the choice of a shared scale: its relative error.
 
     A layer into which a BatchNormalization was folded has neurons of very different size, which the

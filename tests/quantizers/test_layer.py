@@ -12,6 +12,8 @@ from deployq.quantizers.layer import LayerSolution, quantize_layer
 from tests.quantizers.layers import ALPHABETS, Layer, random_layer
 
 GRANULARITIES = ("channel", "layer")
+#: Methods whose levels depend on draws, and so on how many neurons there are.
+STOCHASTIC = ("spfq",)
 
 
 def solve(layer: Layer, name: str, method: str = "gpfq", granularity: str = "channel") -> LayerSolution:
@@ -139,8 +141,10 @@ class TestDegenerate:
         layer.quantized[:], layer.analog[:] = 0.1, 0.1
         solution = self.check(layer, name, method, granularity)
         rounded = self.check(layer, name, "msq", granularity)
-        np.testing.assert_array_equal(solution.levels, rounded.levels)
         assert solution.relative_error < 1e-6
+        if method in STOCHASTIC:
+            return
+        np.testing.assert_array_equal(solution.levels, rounded.levels)
 
     def test_one_group_without_live_input(self, name: str, method: str, granularity: str) -> None:
         layer = random_layer(7, 9, 2, 50, groups=3)
@@ -150,7 +154,7 @@ class TestDegenerate:
         layer.quantized[1], layer.analog[1] = 0, 0
         solution = self.check(layer, name, method, granularity)
         kept = [0, 1, 4, 5]
-        if granularity == "channel":
+        if granularity == "channel" and method not in STOCHASTIC:
             np.testing.assert_array_equal(solution.levels[kept], whole.levels)
             np.testing.assert_allclose(solution.scales[kept], whole.scales, rtol=1e-12)
 

@@ -3,6 +3,7 @@ import pytest
 
 from deployq.alphabet import alphabet
 from deployq.quantizers import method
+from deployq.quantizers.registry import Problem
 from deployq.quantizers.search import Objective, search_scale, weight_error_scale
 from tests.quantizers.layers import ALPHABETS, low_rank_layer, random_layer, squared_error
 
@@ -44,9 +45,10 @@ def test_the_weight_error_scale_is_close_to_the_best_of_a_fine_grid(name: str, g
 def test_the_search_never_loses_to_its_start(solver: str, name: str, granularity: str) -> None:
     layer, levels = random_layer(3, 60, 6, 150, groups=2), alphabet(name)
     statistics, solve = layer.statistics(), method(solver)
-    found, scales = search_scale(solve, statistics, layer.weights, levels, granularity)
+    problem = Problem(statistics, layer.weights, levels)
+    found, scales = search_scale(solve, problem, granularity)
     start = weight_error_scale(layer.weights, levels, granularity)
-    started = squared_error(layer, solve(statistics, layer.weights, levels, start), start)
+    started = squared_error(layer, solve(problem)(start), start)
     ended = squared_error(layer, found, scales)
     if granularity == "layer":
         assert len(np.unique(scales)) == 1
@@ -58,18 +60,18 @@ def test_the_search_never_loses_to_its_start(solver: str, name: str, granularity
 def test_the_search_pays_at_one_bit() -> None:
     layer, levels = low_rank_layer(4, 300, 8, 10), alphabet("binary")
     statistics, solve = layer.statistics(), method("gpfq")
-    found, scales = search_scale(solve, statistics, layer.weights, levels, "channel")
+    problem = Problem(statistics, layer.weights, levels)
+    found, scales = search_scale(solve, problem, "channel")
     start = weight_error_scale(layer.weights, levels, "channel")
-    started = squared_error(layer, solve(statistics, layer.weights, levels, start), start)
+    started = squared_error(layer, solve(problem)(start), start)
     assert squared_error(layer, found, scales).sum() < 0.8 * started.sum()
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_the_scale_is_the_least_squares_one_for_its_levels(granularity: str) -> None:
     layer = random_layer(5, 40, 5, 100)
-    found, scales = search_scale(
-        method("gpfq"), layer.statistics(), layer.weights, alphabet("ternary"), granularity
-    )
+    problem = Problem(layer.statistics(), layer.weights, alphabet("ternary"))
+    found, scales = search_scale(method("gpfq"), problem, granularity)
     energy = Objective.of(layer.statistics(), layer.weights).energy
     best = (squared_error(layer, found, scales) / energy).sum()
     for factor in (0.999, 1.001):
@@ -81,16 +83,16 @@ def test_a_channel_scale_is_never_worse_than_the_layer_scale_in_total() -> None:
     layer.weights[:] *= np.geomspace(0.05, 1, 8)
     errors = {}
     for granularity in GRANULARITIES:
-        found, scales = search_scale(
-            method("msq"), layer.statistics(), layer.weights, alphabet("ternary"), granularity
-        )
+        problem = Problem(layer.statistics(), layer.weights, alphabet("ternary"))
+        found, scales = search_scale(method("msq"), problem, granularity)
         errors[granularity] = squared_error(layer, found, scales).sum()
     assert errors["channel"] < errors["layer"]
 
 
 def test_splitting_the_candidates_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = random_layer(7, 50, 6, 100)
-    arguments = (method("gpfq"), layer.statistics(), layer.weights, alphabet("midrise-2"), "channel")
+    problem = Problem(layer.statistics(), layer.weights, alphabet("midrise-2"))
+    arguments = (method("gpfq"), problem, "channel")
     whole = search_scale(*arguments)
     monkeypatch.setattr("deployq.quantizers.search._ELEMENTS_PER_CALL", 1000)
     parts = search_scale(*arguments)
@@ -102,14 +104,13 @@ def test_a_shared_scale_serves_small_neurons_as_much_as_large_ones() -> None:
     layer, levels = low_rank_layer(8, 300, 20, 10), alphabet("midrise-2")
     layer.weights[:] *= np.geomspace(0.05, 1, 20)
     statistics, solve = layer.statistics(), method("gpfq")
-    found, scales = search_scale(solve, statistics, layer.weights, levels, "layer")
+    problem = Problem(statistics, layer.weights, levels)
+    found, scales = search_scale(solve, problem, "layer")
     energy = Objective.of(statistics, layer.weights).energy
 
     def relative(shared: float) -> float:
         same = np.full_like(scales, shared)
-        return float(
-            (squared_error(layer, solve(statistics, layer.weights, levels, same), same) / energy).sum()
-        )
+        return float((squared_error(layer, solve(problem)(same), same) / energy).sum())
 
     best = min(relative(shared) for shared in np.geomspace(0.005, 4, 100))
     assert (squared_error(layer, found, scales) / energy).sum() < 1.1 * best

@@ -1,0 +1,46 @@
+"""What a user may choose about a quantizer besides its name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from deployq.errors import UsageError
+
+ORDERS = ("natural", "descending")
+THRESHOLDS = ("soft", "hard")
+
+
+@dataclass(frozen=True)
+class SolverOptions:
+    """Options of the quantizers; each reads those that concern it.
+
+    Attributes:
+        order: in which the inputs of a layer are decided: "natural", or "descending" in |X~_t|, so
+            that small inputs are left to correct the error of large ones.
+        threshold: of sparse-gpfq, "soft" or "hard".
+        sparsity: of sparse-gpfq, the threshold lambda in units of the scale, at least 0.
+        directions: of maly-saab, leading directions of the data that are kept; None for its default.
+        seed: of stochastic quantizers.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    order: str = "natural"
+    threshold: str = "soft"
+    sparsity: float = 0.5
+    directions: int | None = None
+    seed: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("order", ORDERS), ("threshold", THRESHOLDS)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UsageError(f"unknown {name} {value!r}", where=f"--{name}", hint=" or ".join(allowed))
+        if not (math.isfinite(self.sparsity) and self.sparsity >= 0):
+            raise UsageError(f"sparsity is {self.sparsity}", where="--sparsity", why="it must be 0 or more")
+        if self.directions is not None and self.directions < 1:
+            raise UsageError(
+                f"directions is {self.directions}", where="--directions", why="it must be 1 or more"
+            )
