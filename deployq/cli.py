@@ -1,4 +1,4 @@
-"""The command line: parses, calls `pipeline` and `inspection`, prints, maps errors to exit codes.
+"""The command line: parses, calls `pipeline`, `quantization` and `inspection`, maps errors to exit codes.
 
 The result goes to stdout, as text or with --json as one JSON document; everything else to stderr.
 """
@@ -10,20 +10,23 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from deployq.config import BuildConfig, load_config
+from deployq.comparison import DEFAULT_WIDTHS
+from deployq.config import METHODS, BuildConfig, load_config
 from deployq.console import Output, Row
 from deployq.errors import DeployqError, ExitCode, UsageError
 from deployq.inspection import inspect_model, verify_directory
 from deployq.ops import import_notes
 from deployq.pipeline import build_from_config
+from deployq.quantization import DEFAULT_COMPARISON, DEFAULT_OUTPUT, quantize_from_options
 from deployq.report import render_inspection, render_text, render_verification, to_document
 from deployq.targets import load_target, target_names
 
@@ -44,6 +47,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Traceback of unexpecte
 Text = str | None
 Number = int | None
 Flag = bool | None
+Command = Callable[..., None]
 
 
 def _option(name: str, help_text: str, *more: str) -> Any:
@@ -69,9 +73,29 @@ def build(
         Text, _option("--eval", "Labelled samples: FILE.npz:X_KEY,Y_KEY or a folder of class folders.")
     ] = None,
     target: Annotated[Text, _option("--target", "Core, see `deployq targets` [cortex-m4].")] = None,
-    bits: Annotated[Text, _option("--bits", "Weight width: 1..8, ternary or binary [2].")] = None,
+    bits: Annotated[Text, _option("--bits", "Weight width: 1..8, ternary, binary, or auto [2].")] = None,
+    first: Annotated[Text, _option("--first", "Width of the first layer.")] = None,
+    last: Annotated[Text, _option("--last", "Width of the last layer.")] = None,
+    layer_bits: Annotated[
+        list[str] | None, _option("--layer-bits", "Width of one layer, NAME=4; may be repeated.")
+    ] = None,
+    average_bits: Annotated[
+        Text, _option("--average-bits", "Budget of --bits auto in bits per weight, padding included.")
+    ] = None,
+    max_drop: Annotated[
+        Text, _option("--max-drop", "With --bits auto: accuracy that may be lost, in points.")
+    ] = None,
     alphabet: Annotated[Text, _option("--alphabet", "Weight alphabet by name, e.g. midtread-4.")] = None,
-    method: Annotated[Text, _option("--method", "gpfq or msq [gpfq].")] = None,
+    method: Annotated[Text, _option("--method", f"{', '.join(METHODS)} [gpfq].")] = None,
+    order: Annotated[Text, _option("--order", "Inputs are decided in natural or descending order.")] = None,
+    refine: Annotated[Number, _option("--refine", "Rounds of coordinate descent afterwards.")] = None,
+    ridge: Annotated[Text, _option("--ridge", "How strongly weights are held where samples are few.")] = None,
+    copies: Annotated[Number, _option("--copies", "Times a sample enters the statistics, augmented.")] = None,
+    tune: Annotated[Number, _option("--tune", "Passes that tune scales and biases by distillation.")] = None,
+    augmentation: Annotated[Text, _option("--augmentation", "auto, none, shift or flip [auto].")] = None,
+    threshold: Annotated[Text, _option("--threshold", "Of sparse-gpfq: soft or hard [soft].")] = None,
+    sparsity: Annotated[Text, _option("--sparsity", "Of sparse-gpfq: lambda in scale units [0.5].")] = None,
+    directions: Annotated[Number, _option("--directions", "Of maly-saab: directions kept.")] = None,
     granularity: Annotated[Text, _option("--granularity", "Scale per channel or layer [channel].")] = None,
     name: Annotated[Text, _option("--name", "Prefix of the generated C [from the model file].")] = None,
     output: Annotated[Text, _option("--output", "Directory to write [deployq-out].", "-o")] = None,
@@ -112,6 +136,57 @@ def build(
     console.result(
         {**to_document(result.report), "directory": str(result.directory)},
         f"{render_text(result.report)}\nwritten to {result.directory}: {_listing(result.directory)}\n",
+    )
+
+
+def _with_options_of_build(*without: str) -> Callable[[Command], Command]:
+    """Decorator: a command takes the options of `build`, except some, besides its own."""
+
+    def extend(command: Command) -> Command:
+        own = signature(command, eval_str=True).parameters.values()
+        named = [parameter for parameter in own if parameter.kind is not Parameter.VAR_KEYWORD]
+        known = {*without, *(parameter.name for parameter in named)}
+        others = signature(build, eval_str=True).parameters.values()
+        more = [parameter for parameter in others if parameter.name not in known]
+        command.__signature__ = Signature([*named, *more])  # type: ignore[attr-defined]
+        return command
+
+    return extend
+
+
+@app.command()
+@_with_options_of_build(
+    *("name", "target", "io_layout", "float_io", "single_file", "min_accuracy"),
+    *("verify_samples", "host_samples", "strict"),
+)
+def quantize(
+    context: typer.Context,
+    model: Annotated[
+        Text, typer.Argument(help="ONNX file; else that of deployq.toml, else the digits example.")
+    ] = None,
+    compare: Annotated[Text, _option("--compare", "Methods to compare: gpfq,spfq,gptq,qronos,auto.")] = None,
+    bits: Annotated[
+        Text, _option("--bits", f"Weight width [2]; widths with --compare [{DEFAULT_WIDTHS}].")
+    ] = None,
+    seeds: Annotated[Number, _option("--seeds", "Calibration subsets to average a comparison over.")] = None,
+    output: Annotated[
+        Text, _option("--output", f"Directory to write [{DEFAULT_OUTPUT} or {DEFAULT_COMPARISON}].", "-o")
+    ] = None,
+    config: Annotated[Path | None, _option("--config", "TOML file to read instead of deployq.toml.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    **of_build: Any,
+) -> None:
+    """Quantize a network to integer ONNX and measure it, or compare methods and widths; no C."""
+    names = {item.name for item in fields(BuildConfig)}
+    options = {key: value for key, value in context.params.items() if key in names and value is not None}
+    console = Output(as_json=as_json, quiet=quiet)
+    with console.progress() as progress:
+        result = quantize_from_options(options, config, compare, seeds, progress)
+    console.result(
+        {**to_document(result.report), "directory": str(result.directory)},
+        f"{result.text}\nwritten to {result.directory}: {_listing(result.directory)}\n",
     )
 
 

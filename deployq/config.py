@@ -16,7 +16,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from deployq.allocation.by_hand import parse_layer_bits, parse_width
 from deployq.alphabet import alphabet, default_alphabet
+from deployq.augmentation import AUGMENTATIONS
 from deployq.calibrate import RangeMethod
 from deployq.codegen.generated import IO_LAYOUTS
 from deployq.codegen.names import check_prefix
@@ -33,16 +35,25 @@ from deployq.config_values import (
     read_numbers,
     read_path,
     read_text,
+    read_texts,
     toml_value,
 )
 from deployq.data import Preprocessing
 from deployq.errors import UsageError
-from deployq.quantizers import method as find_method
+from deployq.quantizers import method_names
 from deployq.quantizers.layer import GRANULARITIES
+from deployq.quantizers.options import ORDERS, SolverOptions
+from deployq.recipes import AUTO
 from deployq.resources import resource_directory
 from deployq.targets import load_target
 
 CONFIG_FILE = "deployq.toml"
+
+#: The value of `bits` that stands for a width chosen for each layer.
+AUTO_BITS = "auto"
+
+#: Names of all methods.
+METHODS = (AUTO, *method_names())
 
 _LONGEST_NAME = 40
 #: Say nothing about the result, so they are not written to build.toml.
@@ -65,9 +76,24 @@ class BuildConfig:
         name: prefix of the generated C; by default from the name of the model file.
         output: directory to write.
         target: name of a target, see `deployq targets`.
-        bits: weight width, "1".."8", "ternary" or "binary".
+        bits: weight width, "1".."8", "ternary" or "binary"; "auto" chooses one for each layer within
+            the budget of `flash`, `average_bits` or `max_drop`.
         alphabet: weight alphabet by name; replaces the default one of `bits`, which then follows it.
-        method: quantizer, "gpfq" or "msq".
+        first: width of the first layer with weights; None for that of the others.
+        last: width of the last layer with weights.
+        layer_bits: widths of single layers, "name=4" each.
+        average_bits: with bits "auto", bits per weight in flash, padding included.
+        max_drop: with bits "auto", accuracy the network may lose, in percentage points.
+        method: quantizer, see `deployq.quantizers`; "auto" is the best combination known.
+        order: in which a quantizer decides inputs, "natural" or "descending"; None for the method's.
+        refine: rounds of coordinate descent after the quantizer; None for the method's.
+        ridge: how strongly weights are held where samples are few; None for the method's.
+        copies: times each sample enters the statistics, augmented but once; None for the method's.
+        tune: passes over the samples that tune scales and biases; None for the method's.
+        augmentation: "auto", "none", "shift" or "flip": what may be done to an image.
+        threshold: of sparse-gpfq, "soft" or "hard".
+        sparsity: of sparse-gpfq, the threshold in units of the scale.
+        directions: of maly-saab, directions of the data that are kept.
         granularity: what shares a weight scale, "channel" or "layer".
         activation_range: "minmax", "percentile" or "mse".
         percentile: share of values kept, in percent, with "percentile".
@@ -101,7 +127,21 @@ class BuildConfig:
     target: str = _setting("cortex-m4", read_text)
     bits: str = _setting("2", read_bits)
     alphabet: str | None = _setting(None, read_text)
+    first: str | None = _setting(None, read_bits)
+    last: str | None = _setting(None, read_bits)
+    layer_bits: tuple[str, ...] = _setting((), read_texts)
+    average_bits: float | None = _setting(None, read_number)
+    max_drop: float | None = _setting(None, read_number)
     method: str = _setting("gpfq", read_text)
+    order: str | None = _setting(None, read_text)
+    refine: int | None = _setting(None, read_integer)
+    ridge: float | None = _setting(None, read_number)
+    copies: int | None = _setting(None, read_integer)
+    tune: int | None = _setting(None, read_integer)
+    augmentation: str = _setting("auto", read_text)
+    threshold: str = _setting("soft", read_text)
+    sparsity: float = _setting(0.5, read_number)
+    directions: int | None = _setting(None, read_integer)
     granularity: str = _setting("channel", read_text)
     activation_range: str = _setting("minmax", read_text)
     percentile: float = _setting(99.99, read_number)
@@ -124,22 +164,51 @@ class BuildConfig:
     force: bool = _setting(False, read_flag)
 
     def __post_init__(self) -> None:
-        chosen = alphabet(self.alphabet) if self.alphabet else default_alphabet(self.bits)
-        object.__setattr__(self, "bits", "ternary" if chosen.name == "ternary" else str(chosen.bits))
+        if self.alphabet or self.bits != AUTO_BITS:
+            chosen = alphabet(self.alphabet) if self.alphabet else default_alphabet(self.bits)
+            object.__setattr__(self, "bits", "ternary" if chosen.name == "ternary" else str(chosen.bits))
+        self._check_widths()
+        SolverOptions(
+            self.order or ORDERS[0], self.threshold, self.sparsity, self.directions, self.ridge or 0.0
+        )
         load_target(self.target)
-        find_method(self.method)
+        self._one_of("method", METHODS)
         RangeMethod(self.activation_range, self.percentile)
         Preprocessing(self.layout, self.scale, self.mean, self.std)
         if self.name is not None:
             check_prefix(self.name)
         self._one_of("granularity", GRANULARITIES)
         self._one_of("io_layout", IO_LAYOUTS)
+        self._one_of("augmentation", AUGMENTATIONS)
         for name in ("calibration_limit", "verify_samples", "host_samples"):
             self._within(name, 1, 10**9)
         self._within("seed", 0, 2**63 - 1)
         self._within("flash", 1, 2**40)
         self._within("ram", 1, 2**40)
         self._within("min_accuracy", 0, 100)
+        self._within("max_drop", 0, 100)
+        self._within("average_bits", 1, 8)
+        self._within("refine", 0, 1000)
+        self._within("copies", 1, 1000)
+        self._within("tune", 0, 10**6)
+
+    def _check_widths(self) -> None:
+        """Refuse widths of single layers that do not exist, and budgets that do not fit together."""
+        for option, width in (("--first", self.first), ("--last", self.last)):
+            if width is not None:
+                parse_width(width, option)
+        parse_layer_bits(self.layer_bits)
+        budgets = [name for name in ("average_bits", "max_drop") if getattr(self, name) is not None]
+        if self.bits != AUTO_BITS and budgets:
+            raise UsageError(
+                f"{budgets[0]} without widths to choose", where=_option(budgets[0]), hint="--bits auto"
+            )
+        if self.bits == AUTO_BITS and not budgets and self.flash is None:
+            raise UsageError(
+                "no budget to choose the widths for",
+                where="--bits auto",
+                hint="--flash 48K, --average-bits 2.1 or --max-drop 1",
+            )
 
     def _one_of(self, name: str, allowed: tuple[str, ...]) -> None:
         value = getattr(self, name)
@@ -273,6 +342,8 @@ def _read_table(table: Mapping[str, Any], base: Path, where: str) -> dict[str, A
 def _check_agreement(values: Mapping[str, Any], where: str) -> None:
     """Refuse a width and an alphabet that contradict each other."""
     if "bits" in values and "alphabet" in values:
+        if values["bits"] == AUTO_BITS:
+            raise UsageError("an alphabet leaves no widths to choose", where=where or "--alphabet")
         width, named = default_alphabet(values["bits"]), alphabet(values["alphabet"])
         if width.bits != named.bits or (width.name == "ternary") != (named.name == "ternary"):
             raise UsageError(

@@ -26,6 +26,14 @@ def read_text(value: Any, base: Path) -> str:
     return value
 
 
+def read_texts(value: Any, base: Path) -> tuple[str, ...]:
+    """A text, or a list of texts."""
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        raise ValueError("a list of texts is expected")
+    return tuple(read_text(item, base) for item in items)
+
+
 def read_bits(value: Any, base: Path) -> str:
     """A weight width; TOML may give it as a number."""
     return read_text(str(value) if type(value) is int else value, base)
@@ -105,7 +113,7 @@ def map_data_paths(spec: str, change: Callable[[str], str]) -> str:
 
 
 def toml_value(value: Any) -> str:
-    """A text, number, truth value or list of numbers in TOML; reading it back gives the same value."""
+    """A text, number, truth value or list of these in TOML; reading it back gives the same value."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):

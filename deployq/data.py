@@ -99,6 +99,10 @@ class Samples:
         """The same samples for a graph that preprocesses by itself, see `fold_preprocessing`."""
         return replace(self, preprocessing=Preprocessing(self.preprocessing.layout))
 
+    def take(self, indices: npt.NDArray[np.integer[Any]]) -> Samples:
+        """Some of the samples, in the order of their indices (n,)."""
+        return replace(self, raw=self.raw[indices])
+
     def real(self, part: slice | npt.NDArray[np.integer[Any]] = _ALL) -> Float32Array:
         """Network input (n, *input_shape) of some samples, float32."""
         stored = self.raw[part].astype(np.float32)

@@ -6,6 +6,7 @@ will be deployed, int8 activations included, not a simulation.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,9 +20,11 @@ from deployq.arithmetic import FloatArray, round_half_up
 from deployq.errors import ModelError, UsageError
 from deployq.graph import Graph, Node, Quantization, last_uses
 from deployq.ops import IntegerOperator, QuantizedWeights, WeightedOperator
+from deployq.ops.add import Add
 from deployq.quantizers.layer import LayerSolution, quantize_layer
 from deployq.quantizers.options import SolverOptions
 from deployq.quantizers.registry import Note
+from deployq.quantizers.residual import ResidualAccumulator
 from deployq.quantizers.statistics import LayerStatistics, StatisticsAccumulator
 from deployq.threads import single_threaded
 
@@ -44,6 +47,7 @@ class WeightSettings:
         options: of the quantizer; its seed is replaced by one made of `seed` and the layer.
         refine: rounds of coordinate descent after the quantizer.
         layers: alphabets of single layers, by node name.
+        compensate: a layer whose output is added to another branch makes up for that branch's error.
     """
 
     alphabet: Alphabet
@@ -53,6 +57,7 @@ class WeightSettings:
     options: SolverOptions = field(default_factory=SolverOptions)
     refine: int = 0
     layers: Mapping[str, Alphabet] = field(default_factory=dict)
+    compensate: bool = False
 
     def alphabet_of(self, node: Node) -> Alphabet:
         """The alphabet of a weighted node."""
@@ -70,6 +75,7 @@ class IntegerModel:
         source_sha256: hexadecimal digest of the model it came from, "" if unknown.
         takes_pixels: the int8 input is pixel - 128.
         notes: what the user should know of the quantization, one sentence each.
+        solver_seconds: time the quantizer took, without calibration, statistics and tuning.
     """
 
     graph: Graph
@@ -77,6 +83,16 @@ class IntegerModel:
     source_sha256: str = ""
     takes_pixels: bool = False
     notes: tuple[str, ...] = ()
+    solver_seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def sparsity(self) -> Mapping[str, float]:
+        """Share of weights whose level is zero, 0 to 1, by name of the weighted node."""
+        return {
+            node.name: float(np.mean(node.op.accumulation.weights.levels == 0))
+            for node in self.graph.nodes
+            if hasattr(node.op, "accumulation")
+        }
 
 
 def dequantize(values: Array, quantization: Quantization) -> Array:
@@ -111,34 +127,40 @@ def quantize_graph(
         ModelError: a layer cannot be represented in the integer arithmetic.
     """
     known = {graph.input: quantizations[graph.input]}
-    uses = last_uses(graph)
-    integer_nodes: list[Node] = []
+    order = _solving_order(graph) if settings.compensate else graph.nodes
+    uses = last_uses(replace(graph, nodes=order))
+    integer_nodes: dict[str, Node] = {}
     errors: dict[str, float] = {}
     notes: list[str] = []
+    seconds = 0.0
     with activation_store() as store:
         chunks = _fill(store, graph.input, batches)
-        for index, node in enumerate(graph.nodes):
+        for index, node in enumerate(order):
             sources = [known[name] for name in node.inputs]
             operator = node.op
             output = operator.output_quantization(sources, quantizations[node.output])  # type: ignore[attr-defined]
             weights = None
             if isinstance(operator, WeightedOperator):
                 progress(f"quantize {node.name}")
-                statistics = _statistics(store, node, sources[0], chunks, (settings.seed, index))
+                branch = _other_branch(graph, node, known) if settings.compensate else None
+                statistics = _statistics(store, node, known, chunks, (settings.seed, index), branch)
+                started = time.perf_counter()
                 weights, errors[node.name] = solve_layer(
                     node, statistics, settings, (settings.seed, index), notes.append
                 )
+                seconds += time.perf_counter() - started
             integer = _integer(node, weights, sources, output)
             known[node.output] = output
-            integer_nodes.append(replace(node, op=integer))
+            integer_nodes[node.name] = replace(node, op=integer)
             _advance(store, node, integer, chunks)
             for name in {*node.inputs, node.output}:
                 if uses[name] <= index:
                     store.drop(f"float {name}")
                     store.drop(f"int8 {name}")
     tensors = {name: replace(tensor, quantization=known[name]) for name, tensor in graph.tensors.items()}
-    integer_graph = Graph(graph.name, graph.input, graph.output, tuple(integer_nodes), tensors)
-    return IntegerModel(integer_graph, errors, notes=tuple(dict.fromkeys(notes)))
+    nodes = tuple(integer_nodes[node.name] for node in graph.nodes)
+    integer_graph = Graph(graph.name, graph.input, graph.output, nodes, tensors)
+    return IntegerModel(integer_graph, errors, notes=tuple(dict.fromkeys(notes)), solver_seconds=seconds)
 
 
 def _integer(
@@ -176,29 +198,79 @@ def _advance(store: ActivationStore, node: Node, integer: IntegerOperator, chunk
         store.put(f"int8 {node.output}", chunk, quantized)
 
 
+def _solving_order(graph: Graph) -> tuple[Node, ...]:
+    """The nodes, with the smaller of two layers that are added before the larger one.
+
+    The later one makes up for the error of the earlier one, and can do so the better the more inputs
+    it has.
+    """
+    order = list(graph.nodes)
+    for node in graph.nodes:
+        if not isinstance(node.op, Add):
+            continue
+        branches = [graph.producer(name) for name in node.inputs]
+        layers = [branch for branch in branches if branch and isinstance(branch.op, WeightedOperator)]
+        if len(layers) != 2 or layers[0] is layers[1]:
+            continue
+        small, large = sorted(layers, key=lambda layer: layer.op.weight[0].size)  # type: ignore[attr-defined]
+        place = order.index(large)
+        ready = {graph.input, *(earlier.output for earlier in order[:place])}
+        if order.index(small) > place and ready.issuperset(small.inputs):
+            order.remove(small)
+            order.insert(place, small)
+    return tuple(order)
+
+
+def _other_branch(graph: Graph, node: Node, known: Mapping[str, Quantization]) -> str | None:
+    """The tensor a layer's output is added to, if it is already there and nothing else reads the output."""
+    readers = graph.consumers(node.output)
+    if len(readers) != 1 or not isinstance(readers[0].op, Add) or node.output == graph.output:
+        return None
+    others = [name for name in readers[0].inputs if name != node.output]
+    return others[0] if others and others[0] in known else None
+
+
 def _statistics(
-    store: ActivationStore, node: Node, source: Quantization, chunks: int, seed: Sequence[int]
+    store: ActivationStore,
+    node: Node,
+    known: Mapping[str, Quantization],
+    chunks: int,
+    seed: Sequence[int],
+    branch: str | None,
 ) -> LayerStatistics:
+    """Stream the stored activations into the statistics of one layer, and of the branch beside it."""
     operator = node.op
     assert isinstance(operator, WeightedOperator)
-    accumulator: StatisticsAccumulator | None = None
+    taps, outputs = int(np.prod(operator.weight.shape[1:])), len(operator.weight)
+    accumulator = StatisticsAccumulator(operator.groups, taps)
+    beside = ResidualAccumulator(operator.groups, taps, outputs // operator.groups)
     for chunk in range(chunks):
         analog = store.get(f"float {node.inputs[0]}", chunk)
-        quantized = dequantize(store.get(f"int8 {node.inputs[0]}", chunk), source)
+        quantized = dequantize(store.get(f"int8 {node.inputs[0]}", chunk), known[node.inputs[0]])
         total = operator.positions(analog.shape[1:])
-        positions = None
+        positions = np.arange(total)
         if total > POSITIONS_PER_SAMPLE:
             generator = np.random.default_rng([*seed, chunk])
             positions = np.sort(generator.choice(total, POSITIONS_PER_SAMPLE, replace=False))
         analog_rows = operator.patches(analog, positions)
         same = np.array_equal(analog, quantized)
         quantized_rows = analog_rows if same else operator.patches(quantized, positions)
-        if accumulator is None:
-            accumulator = StatisticsAccumulator(operator.groups, analog_rows.shape[2])
         accumulator.update(quantized_rows, analog_rows)
-    if accumulator is None:
+        if branch is not None:
+            difference = store.get(f"float {branch}", chunk) - dequantize(
+                store.get(f"int8 {branch}", chunk), known[branch]
+            )
+            beside.update(quantized_rows, analog_rows, _rows(difference, operator.groups, positions))
+    if not chunks:
         raise UsageError("there are no calibration samples", where="--calib")
-    return accumulator.finish()
+    statistics = accumulator.finish()
+    return statistics if branch is None else replace(statistics, residual=beside.finish())
+
+
+def _rows(outputs: Array, groups: int, positions: npt.NDArray[np.intp]) -> Array:
+    """Outputs (n, out, ...) of a layer at some positions as rows (groups, n * positions, out / groups)."""
+    chosen = outputs.reshape(len(outputs), groups, outputs.shape[1] // groups, -1)[..., positions]
+    return chosen.transpose(1, 0, 3, 2).reshape(groups, -1, chosen.shape[2])
 
 
 def solve_layer(

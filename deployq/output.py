@@ -13,21 +13,29 @@ from deployq.errors import UsageError
 
 MARKER = "report.json"
 
-#: All that deployq puts into an output directory.
-_OWN_FILES = frozenset(
-    (MARKER, "report.html", "model.onnx", "model_float_io.onnx", "build.toml", "vectors.npz", "firmware")
+#: All that a command puts into its output directory; first the document that tells whose it is.
+BUILD_FILES = (
+    MARKER,
+    *("report.html", "model.onnx", "model_float_io.onnx", "build.toml", "vectors.npz", "firmware"),
 )
+QUANTIZATION_FILES = ("quantization.json", "quantization.txt", "model.onnx")
+COMPARISON_FILES = ("comparison.json", "comparison.txt", "comparison.png")
 
 
-def check_replaceable(output: Path, *, force: bool) -> None:
-    """Refuse early to overwrite something that deployq did not write.
+def check_replaceable(output: Path, *, force: bool, files: tuple[str, ...] = BUILD_FILES) -> None:
+    """Refuse early to overwrite something that the same command did not write.
+
+    Args:
+        output: directory to be written.
+        force: replace it whatever it holds.
+        files: what the command writes, its document first: a comparison never replaces a firmware.
 
     Raises:
-        UsageError: `output` is a file, or a non-empty directory that deployq did not write.
+        UsageError: `output` is a file, or a non-empty directory that the command did not write.
     """
-    if output.is_dir() and any(output.iterdir()) and not force and not _is_own(output):
+    if output.is_dir() and any(output.iterdir()) and not force and not _is_own(output, files):
         raise UsageError(
-            "the output directory is not empty and was not written by deployq",
+            "the output directory is not empty and was not written by deployq for this purpose",
             where=str(output),
             hint="choose another directory with -o, or pass --force to replace it",
         )
@@ -35,12 +43,12 @@ def check_replaceable(output: Path, *, force: bool) -> None:
         raise UsageError("the output is a file, not a directory", where=str(output), hint="choose another -o")
 
 
-def _is_own(output: Path) -> bool:
-    """Whether a directory holds a report of deployq and nothing that deployq does not write."""
-    if {path.name for path in output.iterdir()} - _OWN_FILES:
+def _is_own(output: Path, files: tuple[str, ...]) -> bool:
+    """Whether a directory holds a document of deployq and nothing that the command does not write."""
+    if {path.name for path in output.iterdir()} - set(files):
         return False
     try:
-        report = json.loads((output / MARKER).read_text(encoding="utf-8"))
+        report = json.loads((output / files[0]).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(report, dict) and {"schema_version", "tool_version"} <= report.keys()

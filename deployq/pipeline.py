@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from deployq.accuracy import float_accuracy, integer_accuracy
 from deployq.budget import check_accuracy, check_memory, check_ram
 from deployq.codegen.generated import GeneratedLibrary, write_library
 from deployq.config import BuildConfig
-from deployq.data import Samples, checked_labels, load_labelled, samples_of_array
+from deployq.data import Samples
 from deployq.errors import ToolMissingError, UsageError
+from deployq.evaluation import labelled_samples
 from deployq.layerwise import IntegerModel
 from deployq.output import check_replaceable, staged_directory
 from deployq.report.assemble import assemble_report, check_verification
@@ -100,7 +100,7 @@ def build(
     check_replaceable(config.output, force=config.force)
     progress("import the model")
     prepared = prepare(model, calibration, config)
-    labelled = _evaluation(evaluation, prepared, config)
+    labelled = None if evaluation is None else labelled_samples(evaluation, prepared, config)
     network = quantize_prepared(prepared, config, progress)
     library = generate_c(network, config)
     check_ram(config, library)
@@ -138,34 +138,6 @@ def _resolved(
     if isinstance(evaluation, str):
         given["evaluation"] = evaluation
     return replace(config, **given)
-
-
-def _evaluation(
-    evaluation: str | tuple[Array, Array] | None, prepared: Prepared, config: BuildConfig
-) -> tuple[Samples, Array] | None:
-    """Labelled samples in the form `prepared.graph` takes."""
-    if evaluation is None:
-        return None
-    shape = prepared.graph.tensors[prepared.graph.input].shape
-    if isinstance(evaluation, str):
-        samples, labels = load_labelled(evaluation, prepared.preprocessing, shape, resize=config.resize)
-    else:
-        samples = samples_of_array(evaluation[0], prepared.preprocessing, shape)
-        labels = checked_labels(np.asarray(evaluation[1]), len(samples), "the array of labels")
-    classes = prepared.graph.tensors[prepared.graph.output].size
-    if labels.max(initial=0) >= classes:
-        raise UsageError(
-            f"the label {labels.max()} of a network with {classes} outputs",
-            where="--eval",
-            hint="labels are class numbers from 0",
-        )
-    if samples.is_pixels != prepared.samples.is_pixels:
-        raise UsageError(
-            "calibration and evaluation data differ in type",
-            why="one of them is uint8, the other is not",
-            hint="store both the same way, so that they are preprocessed alike",
-        )
-    return samples, labels
 
 
 def _accuracy(

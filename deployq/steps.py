@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,6 @@ import numpy.typing as npt
 import onnx
 
 from deployq import onnx_export
-from deployq.alphabet import alphabet, default_alphabet
-from deployq.calibrate import RangeMethod, calibrate
 from deployq.codegen.emit import generate
 from deployq.codegen.generated import EmitOptions, GeneratedLibrary
 from deployq.config import BuildConfig
@@ -30,8 +28,9 @@ from deployq.data import (
 from deployq.errors import ModelError, UsageError
 from deployq.frontends.onnx import ImportedModel, load_onnx
 from deployq.graph import Graph, Quantization
-from deployq.layerwise import IntegerModel, WeightSettings, dequantize, quantize_graph
+from deployq.layerwise import IntegerModel
 from deployq.passes import simplify
+from deployq.post_training import calibrated, quantized
 from deployq.targets import load_target
 from deployq.verify.executors import TracedLayer
 from deployq.version import VERSION
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str], None]
-
-_BATCH = 64
 
 
 def silent(message: str) -> None:
@@ -122,33 +119,11 @@ def _import(
     return load_torch_shape(model, stored.shape[1:])
 
 
-def _batches(samples: Samples, quantization: Quantization) -> Iterator[tuple[Array, Array]]:
-    """Pairs (float32 input, int8 input); equal in value where the samples are pixels."""
-    for first in range(0, len(samples), _BATCH):
-        part = slice(first, first + _BATCH)
-        codes = samples.quantized(quantization, part)
-        yield (dequantize(codes, quantization) if samples.is_pixels else samples.real(part)), codes
-
-
 def quantize_prepared(prepared: Prepared, config: BuildConfig, progress: Progress = silent) -> IntegerModel:
     """Calibrate activations and quantize weights of a prepared network."""
-    chosen = alphabet(config.alphabet) if config.alphabet else default_alphabet(config.bits)
     samples = prepared.samples
-    progress(f"calibrate on {len(samples)} samples")
-    parts = [slice(first, first + _BATCH) for first in range(0, len(samples), _BATCH)]
-    quantizations = calibrate(
-        prepared.graph,
-        lambda: (samples.real(part) for part in parts),
-        RangeMethod(config.activation_range, config.percentile),
-        prepared.input_quantization,
-    )
-    network = quantize_graph(
-        prepared.graph,
-        quantizations,
-        _batches(samples, quantizations[prepared.graph.input]),
-        WeightSettings(chosen, config.method, config.granularity, config.seed),
-        progress,
-    )
+    calibration = calibrated(prepared.graph, samples, prepared.input_quantization, config, progress)
+    network = quantized(calibration, config, progress)
     return replace(network, source_sha256=prepared.sha256, takes_pixels=samples.is_pixels)
 
 

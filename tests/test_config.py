@@ -29,8 +29,22 @@ def test_to_toml_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
         name="net",
         output=tmp_path / "deep" / "out",
         target="cortex-m0plus",
-        alphabet="midtread-4",
+        bits="auto",
+        first="8",
+        last="ternary",
+        layer_bits=("conv=1=4", "fc=2"),
+        average_bits=2.5,
+        max_drop=1.5,
         method="msq",
+        order="descending",
+        refine=3,
+        ridge=0.25,
+        copies=2,
+        tune=7,
+        augmentation="shift",
+        threshold="hard",
+        sparsity=0.75,
+        directions=12,
         granularity="layer",
         activation_range="percentile",
         percentile=99.5,
@@ -52,7 +66,7 @@ def test_to_toml_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
         host_samples=5,
     )
     unset = {item.name for item in fields(config) if getattr(config, item.name) == item.default}
-    assert unset == {"force"}, "every setting should be exercised"
+    assert unset == {"force", "alphabet"}, "every setting should be exercised"
     config.output.mkdir(parents=True)
     file = write(config.output / "build.toml", config.to_toml())
     again = load_config({}, config_file=file)
@@ -68,6 +82,42 @@ def test_to_toml_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
     paths = ("model", "calibration", "evaluation", "output")
     assert replace(again, **{name: getattr(config, name) for name in paths}) == config
     assert again.to_toml() == config.to_toml()
+
+
+def test_an_alphabet_reads_back(tmp_path: Path) -> None:
+    config = BuildConfig(model=tmp_path / "net.onnx", alphabet="midtread-4")
+    file = write(tmp_path / "build.toml", config.to_toml())
+    assert load_config({}, config_file=file).alphabet == "midtread-4"
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"bits": "auto"}, "--bits auto"),
+        ({"average_bits": 2.1}, "--average-bits"),
+        ({"max_drop": 1.0}, "--max-drop"),
+        ({"bits": "auto", "average_bits": 0.5}, "--average-bits"),
+        ({"bits": "auto", "average_bits": float("nan")}, "--average-bits"),
+        ({"first": "9"}, "--first"),
+        ({"layer_bits": ("conv",)}, "--layer-bits"),
+        ({"layer_bits": ("=4",)}, "--layer-bits"),
+        ({"layer_bits": ("conv=17",)}, "--layer-bits"),
+        ({"order": "random"}, "--order"),
+        ({"threshold": "firm"}, "--threshold"),
+        ({"sparsity": -1.0}, "--sparsity"),
+        ({"ridge": float("inf")}, "--ridge"),
+        ({"directions": 0}, "--directions"),
+        ({"refine": -1}, "--refine"),
+        ({"copies": 0}, "--copies"),
+        ({"tune": -1}, "--tune"),
+        ({"augmentation": "rotate"}, "--augmentation"),
+        ({"method": "magic"}, "--method"),
+    ],
+)
+def test_quantizer_settings_out_of_range(values: dict[str, Any], where: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        BuildConfig(**values)
+    assert caught.value.where == where
 
 
 def test_build_toml_names_no_absolute_path(tmp_path: Path) -> None:

@@ -158,3 +158,51 @@ def test_pixels_have_no_rounding() -> None:
     quantization = Quantization(1 / 255, -128)
     codes = np.arange(-128, 128).astype(np.int8)
     np.testing.assert_allclose(dequantize(codes, quantization), np.arange(256) / 255, rtol=1e-6)
+
+
+def two_branches(seed: int = 0) -> Graph:
+    """Two convolutions of the same input, one of 1x1 and one of 3x3, whose outputs are added."""
+    rng = np.random.default_rng(seed)
+    small = Conv2d(rng.normal(size=(6, 5, 1, 1)).astype(np.float32), np.zeros(6), Window((1, 1)))
+    large = Conv2d(
+        rng.normal(size=(6, 5, 3, 3)).astype(np.float32), np.zeros(6), Window((3, 3), pads=(1, 1, 1, 1))
+    )
+    nodes = (
+        Node("large", large, ("x",), "a"),
+        Node("small", small, ("x",), "b"),
+        Node("sum", Add(), ("a", "b"), "y"),
+    )
+    tensors = {"x": Tensor("x", (5, 7, 7))}
+    for node in nodes:
+        shape = node.op.output_shape([tensors[name].shape for name in node.inputs])
+        tensors[node.output] = Tensor(node.output, shape)
+    return Graph("branches", "x", "y", nodes, tensors)
+
+
+@pytest.mark.parametrize("method", ["gpfq", "qronos"])
+def test_the_later_branch_makes_up_for_the_earlier_one(method: str) -> None:
+    graph = two_branches()
+    batch = np.random.default_rng(1).normal(size=(300, 5, 7, 7)).astype(np.float32)
+    alone, together = (
+        quantized(graph, batch, "ternary", method=method, refine=3, compensate=compensate)
+        for compensate in (False, True)
+    )
+    assert [node.name for node in together.graph.nodes] == ["large", "small", "sum"]
+    np.testing.assert_array_equal(  # the smaller layer is solved first, as if it were alone
+        together.graph.nodes[1].op.levels, alone.graph.nodes[1].op.levels
+    )
+    assert relative_error(graph, together, batch) < 0.98 * relative_error(graph, alone, batch)
+
+
+def test_no_branch_to_make_up_for_changes_nothing() -> None:
+    branches = two_branches()
+    chain = (branches.nodes[0], Node("relu", Clip(0.0, np.inf), ("a",), "y"))
+    tensors = {name: branches.tensors[name] for name in ("x", "a", "y")}
+    graph = Graph("chain", "x", "y", chain, tensors)
+    batch = np.random.default_rng(2).normal(size=(50, 5, 7, 7)).astype(np.float32)
+    alone, together = (quantized(graph, batch, "ternary", compensate=value) for value in (False, True))
+    for first, second in zip(alone.graph.nodes, together.graph.nodes, strict=True):
+        if hasattr(first.op, "accumulation"):
+            np.testing.assert_array_equal(
+                first.op.accumulation.weights.levels, second.op.accumulation.weights.levels
+            )

@@ -41,5 +41,5 @@ def path_following(problem: Problem) -> Recursion:
     dead = statistics.dead[:, :, None]
     norms = np.where(dead, 1.0, np.diagonal(statistics.gram, axis1=1, axis2=2)[:, :, None])
     feedback = np.where(dead, 0.0, statistics.gram / norms)
-    targets = np.where(dead, weights, np.tril(statistics.cross) @ weights / norms)
+    targets = np.where(dead, weights, statistics.targets(np.tril(statistics.cross), weights) / norms)
     return Recursion(feedback, targets)

@@ -76,12 +76,15 @@ def quantize_layer(
     _require_finite(weights, bias, statistics)
     groups, inputs = statistics.mean_quantized.shape
     grouped = np.ascontiguousarray(weights.reshape(groups, -1, inputs).transpose(0, 2, 1), dtype=np.float64)
-    problem = Problem(statistics, grouped, alphabet, options or SolverOptions(), note)
+    options = options or SolverOptions()
+    problem = Problem(statistics.with_ridge(options.ridge), grouped, alphabet, options, note)
     levels, scales = search_scale(solver, problem, granularity)
     if refine:
         levels, scales = refine_levels(problem, levels, scales, granularity, refine)
     means = statistics.mean_analog[:, None, :] @ grouped
     means -= statistics.mean_quantized[:, None, :] @ (levels * scales[:, None, :])
+    if statistics.residual is not None:
+        means += statistics.residual.mean[:, None, :]
     return LayerSolution(
         levels=levels.transpose(0, 2, 1).reshape(weights.shape).astype(np.int16),
         scales=scales.reshape(-1),

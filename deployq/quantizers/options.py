@@ -21,6 +21,7 @@ class SolverOptions:
         threshold: of sparse-gpfq, "soft" or "hard".
         sparsity: of sparse-gpfq, the threshold lambda in units of the scale, at least 0.
         directions: of maly-saab, leading directions of the data that are kept; None for its default.
+        ridge: how strongly weights are held where samples are few, see `LayerStatistics.with_ridge`.
         seed: of stochastic quantizers.
 
     Raises:
@@ -31,6 +32,7 @@ class SolverOptions:
     threshold: str = "soft"
     sparsity: float = 0.5
     directions: int | None = None
+    ridge: float = 0.0
     seed: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
@@ -38,8 +40,10 @@ class SolverOptions:
             value = getattr(self, name)
             if value not in allowed:
                 raise UsageError(f"unknown {name} {value!r}", where=f"--{name}", hint=" or ".join(allowed))
-        if not (math.isfinite(self.sparsity) and self.sparsity >= 0):
-            raise UsageError(f"sparsity is {self.sparsity}", where="--sparsity", why="it must be 0 or more")
+        for name in ("sparsity", "ridge"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"{name} is {value}", where=f"--{name}", why="it must be 0 or more")
         if self.directions is not None and self.directions < 1:
             raise UsageError(
                 f"directions is {self.directions}", where="--directions", why="it must be 1 or more"

@@ -36,10 +36,15 @@ def _reordered(problem: Problem, order: npt.NDArray[np.intp]) -> Problem:
         return np.take_along_axis(array, order, axis=1)
 
     def matrices(array: FloatArray) -> FloatArray:
-        rows = np.take_along_axis(array, order[:, :, None], axis=1)
-        return np.take_along_axis(rows, order[:, None, :], axis=2)
+        return np.take_along_axis(rows(array), order[:, None, :], axis=2)
+
+    def rows(array: FloatArray) -> FloatArray:
+        return np.take_along_axis(array, order[:, :, None], axis=1)
 
     old = problem.statistics
+    residual = old.residual
+    if residual is not None:
+        residual = replace(residual, quantized=rows(residual.quantized), analog=rows(residual.analog))
     gram = matrices(old.gram)
     cross = gram if old.cross is old.gram else matrices(old.cross)
     statistics = replace(
@@ -49,6 +54,6 @@ def _reordered(problem: Problem, order: npt.NDArray[np.intp]) -> Problem:
         analog_gram=gram if old.analog_gram is old.gram else matrices(old.analog_gram),
         mean_quantized=vectors(old.mean_quantized),
         mean_analog=vectors(old.mean_analog),
+        residual=residual,
     )
-    weights = np.take_along_axis(problem.weights, order[:, :, None], axis=1)
-    return replace(problem, statistics=statistics, weights=weights)
+    return replace(problem, statistics=statistics, weights=rows(problem.weights))

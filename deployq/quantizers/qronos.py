@@ -30,11 +30,11 @@ def prepare(problem: Problem) -> Solve:
     Guarantee (2505.11695): each step is optimal for |X w - X~ q| over the level and all weights that
     are still real. It follows the samples closely and needs more of them than GPFQ: several times N.
     """
+    statistics = problem.statistics
+    outputs = statistics.targets(statistics.cross, problem.weights)
     parts = [
-        _one_group(gram, cross @ weights, weights, problem.note)
-        for gram, cross, weights in zip(
-            problem.statistics.gram, problem.statistics.cross, problem.weights, strict=True
-        )
+        _one_group(*group, problem.note)
+        for group in zip(statistics.gram, outputs, problem.weights, strict=True)
     ]
     recursion = Recursion(
         np.stack([feedback for feedback, _ in parts]), np.stack([goal for _, goal in parts])

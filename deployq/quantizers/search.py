@@ -48,6 +48,8 @@ class Objective:
         gram: X~^T X~, (groups, N, N).
         target: X~^T X W, (groups, N, C).
         energy: |X w|^2, (groups, C).
+
+    With a residual E, X W + E stands for X W.
     """
 
     gram: FloatArray
@@ -58,7 +60,11 @@ class Objective:
     def of(statistics: LayerStatistics, weights: FloatArray) -> Objective:
         """The objective of real weights (groups, N, C)."""
         energy = np.einsum("gnc,gnc->gc", weights, statistics.analog_gram @ weights)
-        return Objective(statistics.gram, statistics.cross @ weights, np.maximum(energy, 0))
+        if statistics.residual is not None:
+            energy += 2 * np.einsum("gnc,gnc->gc", weights, statistics.residual.analog)
+            energy += statistics.residual.energy
+        target = statistics.targets(statistics.cross, weights)
+        return Objective(statistics.gram, target, np.maximum(energy, 0))
 
     def terms(self, levels: FloatArray) -> tuple[FloatArray, FloatArray]:
         """<q, target> and <q, gram q> of levels (groups, N, K, C), each (groups, K, C)."""

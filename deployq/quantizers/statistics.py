@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from deployq.arithmetic import FloatArray
 from deployq.errors import UsageError
+from deployq.quantizers.residual import Residual
 
 Array = npt.NDArray[Any]
 
@@ -32,6 +33,8 @@ class LayerStatistics:
         mean_quantized: mean row of X~, (groups, N).
         mean_analog: mean row of X, (groups, N).
         samples: number of rows m.
+        residual: of the branch the output is added to; None where there is none, and in
+            statistics that are not centred.
     """
 
     gram: FloatArray
@@ -40,11 +43,36 @@ class LayerStatistics:
     mean_quantized: FloatArray
     mean_analog: FloatArray
     samples: int
+    residual: Residual | None = None
 
     @property
     def dead(self) -> npt.NDArray[np.bool_]:
         """Inputs whose column of X~ is zero (in centred statistics: constant), (groups, N)."""
         return np.asarray(np.diagonal(self.gram, axis1=1, axis2=2) <= 0)
+
+    def targets(self, cross: FloatArray, weights: FloatArray) -> FloatArray:
+        """Cross @ weights plus what the residual adds to it: X~^T (X W + E) for the whole `cross`."""
+        products: FloatArray = cross @ weights
+        return products if self.residual is None else products + self.residual.quantized
+
+    def with_ridge(self, strength: float) -> LayerStatistics:
+        """The statistics with strength * N / m of the mean energy of an input added to every diagonal.
+
+        As if each live input had also been seen by itself, alike in both networks. It holds weights to
+        their float values in directions that few samples m say nothing about: without it a method that
+        follows the samples closely fits their noise (binary MNIST MLP on 256 samples: 94.5 % with
+        Qronos and refinement, 97.8 % with a strength of 0.1).
+        """
+        if not strength:
+            return self
+        energy = np.diagonal(self.gram, axis1=1, axis2=2)
+        live = energy > 0
+        mean = energy.sum(axis=1) / np.maximum(live.sum(axis=1), 1)
+        amount = strength * energy.shape[1] / self.samples * mean[:, None] * live
+        ridge = amount[:, :, None] * np.eye(energy.shape[1])
+        return replace(
+            self, gram=self.gram + ridge, cross=self.cross + ridge, analog_gram=self.analog_gram + ridge
+        )
 
 
 class StatisticsAccumulator:

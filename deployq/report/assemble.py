@@ -96,6 +96,7 @@ def assemble_report(
                 alphabet=layer.alphabet or None,
                 weights_bytes=layer.weights_bytes,
                 relative_error=network.relative_errors.get(layer.node),
+                sparsity=network.sparsity.get(layer.node),
                 accumulator_bits=layer.accumulator_bits or None,
                 instructions=counts[index] if counts else None,
             )
@@ -104,6 +105,7 @@ def assemble_report(
         verification=verification_report(verification),
         machine=machine_note(verification, target),
         warnings=tuple(warnings),
+        notes=network.notes,
     )
 
 

@@ -76,6 +76,7 @@ class LayerReport:
         alphabet: name of the weight alphabet, as weight_bits.
         weights_bytes: constants of the layer in flash.
         relative_error: |X W - X~ Q| / |X W| on the calibration samples, as weight_bits.
+        sparsity: share of the weights whose level is zero, as weight_bits.
         accumulator_bits: two's complement bits the accumulator needs at most, proved at build time.
         instructions: per inference, in the emulator; None without it.
     """
@@ -87,6 +88,7 @@ class LayerReport:
     alphabet: str | None = None
     weights_bytes: int = 0
     relative_error: float | None = None
+    sparsity: float | None = None
     accumulator_bits: int | None = None
     instructions: int | None = None
 
@@ -141,6 +143,7 @@ class Report:
         verification: the proof of bit-exactness.
         machine: what the emulator ran, e.g. "mps2-an385, Armv6-M code"; None without it.
         warnings: what the user should know, one sentence each.
+        notes: what the quantizer has to say, one sentence each.
     """
 
     tool_version: str
@@ -156,6 +159,7 @@ class Report:
     verification: Verification
     machine: str | None = None
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,10 @@ def render_text(report: Report) -> str:
         _line("weights", weights_label(report)),
         _line("model", f"SHA-256 {report.model_sha256}"),
         *[_line("WARNING", printable(warning)) for warning in report.warnings],
+        *[_line("note", printable(note)) for note in report.notes],
         "",
     ]
-    columns = ("layer", "op", "MACs", "weights", "bytes", "error", "acc. bits", "instructions")
+    columns = ("layer", "op", "MACs", "weights", "bytes", "error", "zeros", "acc. bits", "instructions")
     rows = [
         (
             layer.name,
@@ -45,6 +46,7 @@ def render_text(report: Report) -> str:
             layer.alphabet or "",
             _number(layer.weights_bytes or None),
             "" if layer.relative_error is None else f"{layer.relative_error:.4f}",
+            "" if layer.sparsity is None else f"{layer.sparsity:.0%}",
             _number(layer.accumulator_bits),
             _number(layer.instructions),
         )

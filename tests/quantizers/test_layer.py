@@ -12,8 +12,21 @@ from deployq.quantizers.layer import LayerSolution, quantize_layer
 from tests.quantizers.layers import ALPHABETS, Layer, random_layer
 
 GRANULARITIES = ("channel", "layer")
-#: Methods whose levels depend on draws, and so on how many neurons there are.
+#: Methods that do not take the nearest level where the data say nothing.
+NOT_NEAREST = ("spfq", "sparse-gpfq")
+#: A method whose levels depend on draws, and so on how many neurons there are.
 STOCHASTIC = ("spfq",)
+
+
+def usable(method: str, name: str) -> bool:
+    """Whether a method takes an alphabet; sparse-gpfq needs the level zero."""
+    return method != "sparse-gpfq" or 0 in alphabet(name).values
+
+
+PAIRS = [(name, method) for name in ALPHABETS for method in method_names() if usable(method, name)]
+FEW_PAIRS = [
+    (name, method) for name, method in PAIRS if name not in ("midtread-2", "midtread-3", "symmetric-8")
+]
 
 
 def solve(layer: Layer, name: str, method: str = "gpfq", granularity: str = "channel") -> LayerSolution:
@@ -35,13 +48,13 @@ def outputs(layer: Layer, rows: np.ndarray, weights: np.ndarray, bias: np.ndarra
     st.integers(1, 4),
     st.integers(1, 12),
     st.integers(1, 3),
-    st.sampled_from(ALPHABETS),
-    st.sampled_from(method_names()),
+    st.sampled_from(PAIRS),
     st.sampled_from(GRANULARITIES),
 )
 def test_any_layer(
-    seed: int, inputs: int, channels: int, samples: int, groups: int, name: str, method: str, granularity: str
+    seed: int, inputs: int, channels: int, samples: int, groups: int, pair: tuple[str, str], granularity: str
 ) -> None:
+    name, method = pair
     layer = random_layer(seed, inputs, channels, samples, groups=groups)
     solution = solve(layer, name, method, granularity)
     out = groups * channels
@@ -102,8 +115,9 @@ def test_a_group_is_solved_like_a_layer_of_its_own(granularity: str) -> None:
         np.testing.assert_allclose(alone.scales, together.scales[2 * group : 2 * group + 2])
 
 
-@pytest.mark.parametrize("name", ["binary", "midrise-2", "symmetric-8"])
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize(
+    ("name", "method"), [pair for pair in PAIRS if pair[0] in ("binary", "midrise-2", "symmetric-8")]
+)
 def test_one_weight_per_channel_is_exact_at_the_largest_level(name: str, method: str) -> None:
     layer = random_layer(4, 1, 1, 50, groups=20, noise=0)
     solution = solve(layer, name, method)
@@ -114,8 +128,7 @@ def test_one_weight_per_channel_is_exact_at_the_largest_level(name: str, method:
     assert solution.relative_error < 1e-6
 
 
-@pytest.mark.parametrize("name", ALPHABETS)
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize(("name", "method"), FEW_PAIRS)
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 class TestDegenerate:
     """Layers on which some of the mathematics divides by zero."""
@@ -142,7 +155,7 @@ class TestDegenerate:
         solution = self.check(layer, name, method, granularity)
         rounded = self.check(layer, name, "msq", granularity)
         assert solution.relative_error < 1e-6
-        if method in STOCHASTIC:
+        if method in NOT_NEAREST:
             return
         np.testing.assert_array_equal(solution.levels, rounded.levels)
 

@@ -72,13 +72,13 @@ def test_candidate_scales_are_independent(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", method_names())
-@pytest.mark.parametrize("levels", [alphabet(name) for name in ALPHABETS], ids=ALPHABETS)
-def test_methods_do_not_touch_their_arguments_and_repeat_themselves(name: str, levels: object) -> None:
+@pytest.mark.parametrize("levels", ["ternary", "midtread-4"])
+def test_methods_do_not_touch_their_arguments_and_repeat_themselves(name: str, levels: str) -> None:
     layer = random_layer(3, 30, 4, 50)
     statistics, scales = layer.statistics(), scales_of(layer, 3, 0.4)
     copies = [array.copy() for array in (statistics.gram, statistics.cross, layer.weights, scales)]
-    first = method(name)(Problem(statistics, layer.weights, levels))(scales)  # type: ignore[arg-type]
-    second = method(name)(Problem(statistics, layer.weights, levels))(scales)  # type: ignore[arg-type]
+    first = method(name)(Problem(statistics, layer.weights, alphabet(levels)))(scales)
+    second = method(name)(Problem(statistics, layer.weights, alphabet(levels)))(scales)
     np.testing.assert_array_equal(first, second)
     for copy, array in zip(copies, (statistics.gram, statistics.cross, layer.weights, scales), strict=True):
         np.testing.assert_array_equal(copy, array)

@@ -44,12 +44,13 @@ REPORT = Report(
     memory=Memory(2064, 1488, 3258, 328),
     instructions=225782,
     layers=(
-        LayerReport("conv", "conv2d", 9216, 2, "midrise-2", 192, 0.1909, 14, 87196),
+        LayerReport("conv", "conv2d", 9216, 2, "midrise-2", 192, 0.1909, 0.25, 14, 87196),
         LayerReport("pool", "maxpool2d", 0),
     ),
     verification=Verification(Checked(500, 0), Checked(500, 0), Checked(64, 0)),
     machine="mps2-an385 (armv6-m code)",
     warnings=("the code is new",),
+    notes=("the scales were tuned",),
 )
 UNMEASURED = replace(
     REPORT,
@@ -58,6 +59,7 @@ UNMEASURED = replace(
     instructions=None,
     machine=None,
     warnings=(),
+    notes=(),
     verification=Verification(Checked(500, 0), Skipped("no gcc"), Skipped("no qemu")),
 )
 
@@ -74,7 +76,9 @@ def test_json_has_the_promised_fields() -> None:
     assert document["schema_version"] == 1
     assert next(iter(document)) == "schema_version"
     promised = {"name", "target", "input", "output", "accuracy", "memory", "instructions", "layers"}
-    assert promised | {"verification", "tool_version", "model_sha256", "machine", "warnings"} <= set(document)
+    assert promised | {"verification", "tool_version", "model_sha256", "machine", "warnings", "notes"} <= set(
+        document
+    )
     assert document["input"] == {"shape": [8, 8, 1], "layout": "NHWC", "scale": 1 / 255, "zero_point": -128}
     assert document["accuracy"] == {"float": 99.4, "quantized": 99.2, "samples": 500}
     memory = {"weights_bytes": 2064, "arena_bytes": 1488, "code_bytes": 3258, "stack_bytes": 328}
@@ -87,6 +91,7 @@ def test_json_has_the_promised_fields() -> None:
         "alphabet": "midrise-2",
         "weights_bytes": 192,
         "relative_error": 0.1909,
+        "sparsity": 0.25,
         "accumulator_bits": 14,
         "instructions": 87196,
     }
@@ -184,7 +189,9 @@ def test_inspection() -> None:
 
 
 def test_hostile_names_do_nothing_to_a_terminal() -> None:
-    hostile = replace(REPORT, layers=(replace(REPORT.layers[0], name=HOSTILE),), warnings=(HOSTILE,))
+    hostile = replace(
+        REPORT, layers=(replace(REPORT.layers[0], name=HOSTILE),), warnings=(HOSTILE,), notes=(HOSTILE,)
+    )
     text = render_text(hostile)
     assert all(char.isprintable() or char == "\n" for char in text)
     assert "[red]" in text, "markup is shown, not obeyed"
@@ -213,11 +220,13 @@ class Page(HTMLParser):
 
 
 def test_html_is_self_contained_and_escapes() -> None:
-    hostile = replace(REPORT, layers=(replace(REPORT.layers[0], name=HOSTILE),), warnings=(HOSTILE,))
+    hostile = replace(
+        REPORT, layers=(replace(REPORT.layers[0], name=HOSTILE),), warnings=(HOSTILE,), notes=(HOSTILE,)
+    )
     page = Page(render_html(hostile))
     assert "script" not in page.tags
     assert page.links == []
-    assert page.text.count("<script>alert(1)</script>") == 2
+    assert page.text.count("<script>alert(1)</script>") == 3
     assert "{{ 7 * 7 }}" in page.text, "text of a model is not a template"
     assert "url(" not in render_html(hostile)
 

@@ -1,0 +1,177 @@
+"""Bits per layer for a budget: what the pipeline calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from deployq.allocation.costs import FlashCosts
+from deployq.allocation.divergence import MEASURES
+from deployq.allocation.pareto import ParetoTable, pareto_table
+from deployq.allocation.program import Budget
+from deployq.allocation.search import PROPOSALS, Candidate, Progress, Search
+from deployq.allocation.smallest import smallest_within
+from deployq.allocation.workbench import Batch, Workbench, workbench
+from deployq.alphabet import Alphabet
+from deployq.errors import BudgetError, UsageError
+from deployq.graph import Graph, Quantization
+from deployq.layerwise import WeightSettings, dequantize
+from deployq.ops.base import Array
+from deployq.threads import single_threaded
+
+#: Bits per weight of the rows of the Pareto table besides the network that is built.
+LADDER = (1.2, 1.5, 2.0, 2.5, 3.2, 4.2)
+
+#: Labelled samples the accuracies of the table are measured on, about.
+LABELLED_SAMPLES = 4096
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled samples: batches of (float32, int8) inputs, and class numbers (N,)."""
+
+    batches: tuple[Batch, ...]
+    labels: Array
+
+    def some(self, limit: int) -> list[tuple[Batch, Array]]:
+        """Evenly spread batches of at most about `limit` samples, each with its labels."""
+        every = max(1, -(-len(self.labels) // limit))
+        ends = np.cumsum([len(codes) for _, codes in self.batches])
+        labels = np.split(self.labels, ends[:-1])
+        return list(zip(self.batches, labels, strict=True))[::every]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Chosen widths.
+
+    Attributes:
+        alphabets: of every weighted node, by name.
+        flash_bytes: predicted, see `FlashCosts.flash_bytes`.
+        packed_bits: bits per weight in flash, padding included.
+        table: flash against accuracy, of all that was measured.
+        notes: what the user should know, one sentence each.
+    """
+
+    alphabets: Mapping[str, Alphabet]
+    flash_bytes: int
+    packed_bits: float
+    table: ParetoTable
+    notes: tuple[str, ...]
+
+
+@single_threaded
+def allocate(
+    graph: Graph,
+    calibrated: Mapping[str, Quantization],
+    settings: WeightSettings,
+    costs: FlashCosts,
+    budget: Budget,
+    *,
+    calibration: Iterable[Batch],
+    held_out: Iterable[Batch] = (),
+    labelled: Labelled | None = None,
+    max_drop: float | None = None,
+    proposals: int = PROPOSALS,
+    ladder: Iterable[float] = LADDER,
+    progress: Progress = lambda message: None,
+) -> Allocation:
+    """Choose the bits of every layer.
+
+    Without `max_drop` the network closest to the float one within the budget; with it the smallest one
+    within the budget that loses at most `max_drop` percentage points: of top-1 accuracy on `labelled`
+    samples, or, without them, of agreement with the float network's largest output on the held-out
+    samples, which the loss of accuracy cannot exceed.
+
+    Args:
+        graph: simplified float graph.
+        calibrated: quantization of every tensor.
+        settings: how weights are quantized; its alphabets are not used.
+        costs: flash of every option, see `flash_costs`.
+        budget: what the network may take.
+        calibration: samples layers are quantized on, float32 and int8.
+        held_out: other unlabelled samples, on which networks are compared; without them the calibration
+            samples serve.
+        labelled: measures accuracies of the table, and the drop; never used to choose otherwise.
+        max_drop: percentage points.
+        proposals: assignments that are quantized and compared, see `Search.best`.
+        ladder: bits per weight of further rows of the table.
+        progress: called with a line per step.
+
+    Raises:
+        BudgetError: no choice of widths is within the budget.
+        AccuracyError: no choice keeps to `max_drop`.
+        UsageError: there are no samples, or a drop is asked of a network that is no classifier.
+    """
+    samples, others = list(calibration), list(held_out)
+    if not samples:
+        raise UsageError("there are no calibration samples", where="--calib")
+    with workbench(graph, calibrated, settings, samples, others or samples) as bench:
+        search = Search(bench, costs, progress)
+        scorer = _Scorer(bench, labelled)
+        if max_drop is None:
+            chosen = search.best(budget, proposals)
+        else:
+            if bench.reference.measure != MEASURES[0]:
+                what = "a drop of accuracy of a network that is no classifier"
+                raise UsageError(what, where="--max-drop", hint="--flash or --average-bits")
+            chosen = smallest_within(search, scorer.drop, max_drop, budget)
+        for bits in ladder:
+            _try(search, Budget(average_bits=bits))
+        table = pareto_table(
+            search.candidates,
+            chosen,
+            costs,
+            bench.reference.measure,
+            scorer.float_accuracy,
+            None if labelled is None else scorer.accuracy,
+        )
+    count = sum(len(codes) for _, codes in others or samples)
+    kind = "held-out" if others else "calibration"
+    note = f"widths chosen on {count:,} {kind} samples: {table.measure} {chosen.divergence:.4g}"
+    packed_bits = costs.packed_bits(chosen.assignment)
+    return Allocation(chosen.assignment, costs.flash_bytes(chosen.assignment), packed_bits, table, (note,))
+
+
+def _try(search: Search, budget: Budget) -> None:
+    """A row of the table; nothing where no assignment is that small."""
+    try:
+        search.best(budget, proposals=1)
+    except BudgetError as error:
+        search.progress(f"no row for {budget}: {error.why}")
+
+
+class _Scorer:
+    """Accuracy of candidates on labelled samples, each measured once."""
+
+    def __init__(self, bench: Workbench, labelled: Labelled | None) -> None:
+        self._bench = bench
+        self._labelled = [] if labelled is None else labelled.some(LABELLED_SAMPLES)
+        self._known: dict[int, float] = {}
+        self.float_accuracy: float | None = None
+        if self._labelled:
+            self.float_accuracy = self._percent(lambda batch: bench.float_output(batch[0]))
+
+    def accuracy(self, candidate: Candidate) -> float:
+        """Top-1 accuracy in percent."""
+        if id(candidate) not in self._known:
+            operators = self._bench.solve(candidate.assignment).operators
+            start = self._bench.known[self._bench.graph.input]
+            self._known[id(candidate)] = self._percent(
+                lambda batch: self._bench.run(operators, dequantize(batch[1], start))
+            )
+        return self._known[id(candidate)]
+
+    def drop(self, candidate: Candidate) -> float:
+        """Percentage points lost: of accuracy, or of agreement where nothing is labelled."""
+        if self.float_accuracy is None:
+            return 100.0 - candidate.agreement
+        return self.float_accuracy - self.accuracy(candidate)
+
+    def _percent(self, run: Callable[[Batch], Array]) -> float:
+        right = [
+            run(batch).reshape(len(labels), -1).argmax(axis=1) == labels for batch, labels in self._labelled
+        ]
+        return 100.0 * float(np.mean(np.concatenate(right)))

@@ -1,0 +1,282 @@
+"""Tuning scales and biases by distillation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deployq.alphabet import alphabet
+from deployq.augmentation import Augmentation
+from deployq.calibrate import RangeMethod, calibrate
+from deployq.errors import UsageError
+from deployq.graph import Graph, Node, Tensor
+from deployq.layerwise import IntegerModel, WeightSettings, dequantize, quantize_graph, quantize_values
+from deployq.ops import QuantizedWeights
+from deployq.ops.averagepool2d import AveragePool2d
+from deployq.ops.conv2d import Conv2d
+from deployq.ops.linear import Linear
+from deployq.ops.output_stage import Bounds
+from deployq.ops.reshape import Reshape
+from deployq.ops.softmax import Softmax
+from deployq.ops.window import Window
+from deployq.training.distill import tune
+from deployq.training.objective import Objective
+from deployq.training.repeatable import THREADS, repeatable
+from deployq.training.settings import TuneSettings
+from deployq.verify.reference import run_reference
+
+RELU = Bounds(np.array(0.0), np.array(np.inf))
+
+
+def graph_of(shape: tuple[int, ...], *operators: object) -> Graph:
+    """A chain of operators."""
+    nodes, tensors = [], {"x": Tensor("x", shape)}
+    name = "x"
+    for index, operator in enumerate(operators):
+        output = f"t{index}"
+        nodes.append(Node(f"node {index}", operator, (name,), output))  # type: ignore[arg-type]
+        tensors[output] = Tensor(output, operator.output_shape([tensors[name].shape]))  # type: ignore[attr-defined]
+        name = output
+    return Graph("chain", "x", name, tuple(nodes), tensors)
+
+
+def classifier(*, softmax: bool = False) -> Graph:
+    """Two convolutions, global average, six classes."""
+    rng = np.random.default_rng(0)
+
+    def conv(out: int, inputs: int) -> Conv2d:
+        weight = rng.normal(size=(out, inputs, 3, 3)) * np.sqrt(2 / (9 * inputs))
+        return Conv2d(
+            weight.astype(np.float32),
+            0.1 * rng.normal(size=out),
+            Window((3, 3), pads=(1, 1, 1, 1)),
+            bounds=RELU,
+        )
+
+    last = Linear(4 * rng.normal(size=(6, 12)).astype(np.float32), rng.normal(size=6))
+    pool = (AveragePool2d(Window((8, 8))), Reshape((12,)))
+    return graph_of((3, 8, 8), conv(8, 3), conv(12, 8), *pool, last, *([Softmax()] if softmax else []))
+
+
+def regression() -> Graph:
+    """An autoencoder of vectors."""
+    rng = np.random.default_rng(1)
+
+    def linear(out: int, inputs: int, bounds: Bounds) -> Linear:
+        weight = rng.normal(size=(out, inputs)) / np.sqrt(inputs)
+        return Linear(weight.astype(np.float32), 0.1 * rng.normal(size=out), bounds)
+
+    return graph_of((20,), linear(32, 20, RELU), linear(20, 32, Bounds.none()))
+
+
+def calibration(graph: Graph, count: int = 256) -> np.ndarray:  # type: ignore[type-arg]
+    """Smooth random images, or vectors."""
+    rng = np.random.default_rng(2)
+    samples = rng.normal(size=(count, *graph.tensors[graph.input].shape))
+    if samples.ndim == 4:
+        samples += 2 * rng.normal(size=(count, samples.shape[1], 1, 1))
+    return samples.astype(np.float32)
+
+
+def quantized(graph: Graph, name: str, count: int = 256) -> tuple[IntegerModel, np.ndarray]:  # type: ignore[type-arg]
+    """The integer network and the int8 calibration samples."""
+    batch = calibration(graph, count)
+    quantizations = calibrate(graph, lambda: [batch], RangeMethod(), None)
+    codes = quantize_values(batch, quantizations[graph.input])
+    pairs = [(dequantize(codes, quantizations[graph.input]), codes)]
+    return quantize_graph(graph, quantizations, pairs, WeightSettings(alphabet(name))), codes
+
+
+def weights(model: IntegerModel) -> list[QuantizedWeights]:
+    return [node.op.accumulation.weights for node in model.graph.nodes if hasattr(node.op, "accumulation")]
+
+
+def difference(graph: Graph, model: IntegerModel, codes: np.ndarray) -> float:  # type: ignore[type-arg]
+    """The objective, written down again in numpy."""
+    from deployq.graph import run_graph
+
+    objective = Objective.of(graph, "auto")
+    cut = objective.cut(model.graph)
+    quantization = cut.tensors[cut.output].quantization
+    source = cut.tensors[cut.input].quantization
+    assert quantization is not None
+    assert source is not None
+    integer = dequantize(run_reference(cut, codes), quantization).astype(np.float64)
+    real = run_graph(objective.cut(graph), dequantize(codes, source)).astype(np.float64)
+    if objective.loss == "squares":
+        return float(((integer - real) ** 2).sum() / ((real - real.mean(axis=0)) ** 2).sum())
+    log_p, log_q = (v - np.log(np.exp(v).sum(axis=1, keepdims=True)) for v in (real, integer))
+    return float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("augmentation", ["none", "flip"])
+def test_tuning_brings_a_classifier_nearer_to_its_float_network(softmax: bool, augmentation: str) -> None:
+    graph = classifier(softmax=softmax)
+    model, codes = quantized(graph, "binary")
+    tuned = tune(graph, model, codes, TuneSettings(20, augmentation=Augmentation(augmentation)))
+    assert tuned.kept
+    assert tuned.divergence_after < 0.85 * tuned.divergence_before
+    assert f"{tuned.divergence_after:.4g}" in tuned.note
+    fresh = codes[:, :, ::-1]  # upside down: none of these was trained on
+    assert difference(graph, tuned.network, fresh) < difference(graph, model, fresh)
+
+
+def test_the_reported_divergences_are_those_of_the_integer_networks() -> None:
+    graph = classifier(softmax=True)
+    model, codes = quantized(graph, "ternary")
+    settings = TuneSettings(4)
+    tuned = tune(graph, model, codes, settings)
+    order = np.random.default_rng([settings.seed, 0]).permutation(len(codes))
+    held_out = codes[order[:25]]  # the samples are split by the seed
+    assert Objective.of(graph, "auto").tensor == "t4"
+    expected = [difference(graph, network, held_out) for network in (model, tuned.network)]
+    assert [tuned.divergence_before, tuned.divergence_after] == pytest.approx(expected, rel=1e-3)
+
+
+def test_codes_quantizations_and_everything_else_stay() -> None:
+    graph = classifier()
+    model, codes = quantized(graph, "binary")
+    model = replace(model, source_sha256="abc", takes_pixels=True)
+    tuned = tune(graph, model, codes, TuneSettings(4)).network
+    for old, new in zip(weights(model), weights(tuned), strict=True):
+        np.testing.assert_array_equal(old.levels, new.levels)
+        assert np.any(old.scales != new.scales)
+        assert np.any(old.bias != new.bias)
+    assert tuned.graph.tensors == model.graph.tensors
+    assert replace(tuned, graph=model.graph) == model
+
+
+def test_a_scale_per_layer_stays_one() -> None:
+    graph = classifier()
+    batch = calibration(graph)
+    quantizations = calibrate(graph, lambda: [batch], RangeMethod(), None)
+    codes = quantize_values(batch, quantizations[graph.input])
+    settings = WeightSettings(alphabet("binary"), granularity="layer")
+    model = quantize_graph(graph, quantizations, [(batch, codes)], settings)
+    tuned = tune(graph, model, codes, TuneSettings(10, granularity="layer"))
+    assert tuned.kept
+    for layer in weights(tuned.network):
+        np.testing.assert_allclose(layer.scales, layer.scales[0])
+
+
+def test_an_autoencoder_is_compared_by_squares() -> None:
+    graph = regression()
+    model, codes = quantized(graph, "ternary")
+    tuned = tune(graph, model, codes, TuneSettings(40))
+    assert tuned.kept
+    assert tuned.divergence_after < tuned.divergence_before
+    assert "squared error" in tuned.note
+    assert difference(graph, tuned.network, codes) < difference(graph, model, codes)
+
+
+def test_what_does_not_help_is_not_kept() -> None:
+    graph = classifier()
+    model, codes = quantized(graph, "symmetric-8")
+    tuned = tune(graph, model, codes, TuneSettings(2, rate=3.0))
+    assert not tuned.kept
+    assert tuned.network is model
+    assert tuned.divergence_after == tuned.divergence_before > 0
+    assert "not kept" in tuned.note
+
+
+def test_divergence_is_survived() -> None:
+    graph = classifier()
+    model, codes = quantized(graph, "ternary")
+    tuned = tune(graph, model, codes, TuneSettings(10, rate=10.0))
+    assert tuned.network is model
+    assert "diverged" in tuned.note
+
+
+@pytest.mark.parametrize(
+    ("passes", "count", "why"), [(0, 256, "no passes"), (5, 150, "150 samples are too few")]
+)
+def test_tuning_is_skipped_and_says_so(passes: int, count: int, why: str) -> None:
+    graph = classifier()
+    model, codes = quantized(graph, "binary", count)
+    tuned = tune(graph, model, codes, TuneSettings(passes))
+    assert tuned.network is model
+    assert not tuned.kept
+    assert math.isnan(tuned.divergence_before)
+    assert why in tuned.note
+
+
+def test_the_seed_decides_and_nothing_global_changes() -> None:
+    graph = classifier()
+    model, codes = quantized(graph, "binary")
+    settings = TuneSettings(2, augmentation=Augmentation("flip"))
+    torch.manual_seed(5)
+    np.random.seed(5)
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    lines: list[str] = []
+    first, second = (tune(graph, model, codes, settings, lines.append) for _ in range(2))
+    other = tune(graph, model, codes, replace(settings, seed=1))
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]
+    assert all(line.startswith("tune") for line in lines)
+    assert lines
+    for a, b, c in zip(weights(first.network), weights(second.network), weights(other.network), strict=True):
+        assert a.scales.tobytes() == b.scales.tobytes()
+        assert a.bias.tobytes() == b.bias.tobytes()
+        assert a.scales.tobytes() != c.scales.tobytes()
+
+
+def test_tuning_works_inside_inference_mode() -> None:
+    graph = classifier()
+    model, codes = quantized(graph, "binary")
+    with torch.inference_mode():
+        assert tune(graph, model, codes, TuneSettings(4)).kept
+
+
+def test_torch_is_left_as_it_was() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with pytest.raises(RuntimeError, match="inside"), repeatable():
+            assert torch.get_num_threads() == THREADS
+            assert torch.are_deterministic_algorithms_enabled()
+            raise RuntimeError("inside")
+        assert torch.get_num_threads() == 1
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.utils.deterministic.fill_uninitialized_memory
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_objective_follows_the_output() -> None:
+    logits, probabilities = classifier(), classifier(softmax=True)
+    assert Objective.of(logits, "auto") == Objective("t4", "divergence")
+    assert Objective.of(probabilities, "auto") == Objective("t4", "divergence")
+    assert Objective.of(probabilities, "squares") == Objective("t5", "squares")
+    assert probabilities.nodes[:-1] == Objective("t4", "divergence").cut(probabilities).nodes
+    assert Objective.of(regression(), "auto") == Objective("t1", "squares")
+    assert Objective.of(regression(), "divergence") == Objective("t1", "divergence")
+    one = graph_of((20,), Linear(np.ones((1, 20), np.float32), np.zeros(1)))
+    assert Objective.of(one, "auto").loss == "squares"
+    image = graph_of((3, 8, 8), AveragePool2d(Window((2, 2), (2, 2))))
+    assert Objective.of(image, "auto").loss == "squares"
+    pixel = graph_of((3, 8, 8), AveragePool2d(Window((8, 8))))
+    assert Objective.of(pixel, "auto").loss == "divergence"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"passes": -1},
+        {"batch": 0},
+        {"rate": 0.0},
+        {"rate": math.nan},
+        {"rate": 11.0},
+        {"held_out": 0.0},
+        {"held_out": 1.0},
+        {"granularity": "tensor"},
+        {"loss": "labels"},
+    ],
+)
+def test_wrong_settings_are_the_users_error(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        TuneSettings(**({"passes": 1} | wrong))  # type: ignore[arg-type]
