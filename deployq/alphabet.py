@@ -105,14 +105,15 @@ def alphabet(name: str) -> Alphabet:
 def default_alphabet(bits: str) -> Alphabet:
     """The alphabet deployq uses for a width given as "1".."8" or "ternary".
 
-    Two bits are mid-rise (the four-level alphabet of 2010.15979, about two points better than
-    -2..1 on ResNet-8); eight are symmetric, so that a weight and its negative are both levels.
+    Two to four bits are mid-rise, the alphabets of 2010.15979 (on ResNet-8 about two points better
+    than -2..1; at three and four bits a KL divergence of 0.049 and 0.015 against 0.060 and 0.017 of the
+    mid-tread ones); eight are symmetric, so that a weight and its negative are both levels.
 
     Raises:
         UsageError: the width is none of these.
     """
-    names = {"1": "binary", "binary": "binary", "ternary": "ternary", "2": "midrise-2", "8": "symmetric-8"}
-    names |= {str(bits): f"midtread-{bits}" for bits in range(3, 8)}
+    names = {"1": "binary", "binary": "binary", "ternary": "ternary", "8": "symmetric-8"}
+    names |= {str(bits): f"{'midrise' if bits <= 4 else 'midtread'}-{bits}" for bits in range(2, 8)}
     if bits not in names:
         raise UsageError(f"unknown weight width {bits!r}", where="--bits", hint="1 to 8, or ternary")
     return alphabet(names[bits])

@@ -61,15 +61,15 @@ def requantization(ratio: npt.ArrayLike) -> Requantization:
         ratio: positive finite ratios, shape (channels,).
 
     Raises:
-        ValueError: a ratio is not positive and finite, or 2^22 or more.
+        ValueError: a ratio is not positive and finite, or 2^21 or more.
     """
     ratios = np.atleast_1d(np.asarray(ratio, dtype=np.float64))
     if not np.all(np.isfinite(ratios)) or np.any(ratios <= 0):
         raise ValueError("requantization ratios must be positive and finite")
     for shift in range(23):
-        multiplier = round_half_up(ratios * 2.0 ** (32 - shift))
-        if multiplier.max() <= INT32_MAX:
-            return Requantization(np.maximum(multiplier, 1), shift)
+        # Compared as a float: a huge ratio does not even fit int64.
+        if ratios.max() < (INT32_MAX + 0.5) / 2.0 ** (32 - shift):
+            return Requantization(np.maximum(round_half_up(ratios * 2.0 ** (32 - shift)), 1), shift)
     raise ValueError(f"requantization ratio {ratios.max():g} is too large")
 
 

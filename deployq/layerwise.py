@@ -21,6 +21,7 @@ from deployq.errors import ModelError, UsageError
 from deployq.graph import Graph, Node, Quantization, last_uses
 from deployq.ops import IntegerOperator, QuantizedWeights, WeightedOperator
 from deployq.ops.add import Add
+from deployq.pareto import ParetoTable
 from deployq.quantizers.layer import LayerSolution, quantize_layer
 from deployq.quantizers.options import SolverOptions
 from deployq.quantizers.registry import Note
@@ -75,6 +76,7 @@ class IntegerModel:
         source_sha256: hexadecimal digest of the model it came from, "" if unknown.
         takes_pixels: the int8 input is pixel - 128.
         notes: what the user should know of the quantization, one sentence each.
+        pareto: what other widths would have brought, where deployq chose them.
         solver_seconds: time the quantizer took, without calibration, statistics and tuning.
     """
 
@@ -83,6 +85,7 @@ class IntegerModel:
     source_sha256: str = ""
     takes_pixels: bool = False
     notes: tuple[str, ...] = ()
+    pareto: ParetoTable | None = None
     solver_seconds: float = field(default=0.0, compare=False)
 
     @property

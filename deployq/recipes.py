@@ -13,8 +13,11 @@ _FEW_SAMPLES = 4096
 #: Samples, copies included, that the statistics of `auto` see at most.
 _MOST_COPIES = 8
 
-#: Samples, repetitions included, that the tuning of `auto` sees.
-_TUNING_SAMPLES = 40960
+#: Samples, repetitions included, that the tuning of `auto` sees; at one bit more of it pays longer.
+_TUNING_SAMPLES, _TUNING_SAMPLES_BINARY = 24576, 40960
+
+#: Where tuning brings nothing (ResNet-8 at 4 bits: a KL divergence of 0.0169 before and after).
+_NOT_TUNED = ("4", "5", "6", "7", "8")
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,14 @@ class Recipe:
     tune: int = 0
 
 
-def recipe(method: str, samples: int) -> Recipe:
-    """The defaults of a method for a number of calibration samples.
+def recipe(method: str, bits: str, samples: int) -> Recipe:
+    """The defaults of a method for a width, as for --bits, and a number of calibration samples.
 
     A method of the literature is taken as published; `auto` adds everything that pays.
     """
     if method != AUTO:
         return Recipe(method)
     copies = max(1, min(_MOST_COPIES, _FEW_SAMPLES // samples))
-    passes = max(1, _TUNING_SAMPLES // samples)
+    seen = _TUNING_SAMPLES_BINARY if bits == "1" else 0 if bits in _NOT_TUNED else _TUNING_SAMPLES
+    passes = -(-seen // samples)
     return Recipe("qronos", "descending", refine=5, compensate=True, ridge=0.1, copies=copies, tune=passes)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx
 
 from deployq import onnx_export
+from deployq.calibration import calibrated
 from deployq.codegen.emit import generate
 from deployq.codegen.generated import EmitOptions, GeneratedLibrary
 from deployq.config import BuildConfig
@@ -30,7 +31,7 @@ from deployq.frontends.onnx import ImportedModel, load_onnx
 from deployq.graph import Graph, Quantization
 from deployq.layerwise import IntegerModel
 from deployq.passes import simplify
-from deployq.post_training import calibrated, quantized
+from deployq.post_training import quantized
 from deployq.targets import load_target
 from deployq.verify.executors import TracedLayer
 from deployq.version import VERSION

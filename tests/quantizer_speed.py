@@ -162,37 +162,38 @@ def compare_with_plain(benchmark: Benchmark, shape: Shape) -> None:
             quantized, analog, weights, benchmark.levels, benchmark.scales(shape)
         )
     )
-    ours = forming + preparing + recursion
+    ours, search = forming + preparing + recursion, forming + preparing + searching
     print(
-        f"{shape!s:>16} {plain:9.3f} {f'{columns}/{shape.inputs}':>10} {forming:9.3f} {preparing:9.3f}"
-        f" {recursion:9.3f} {plain / ours:7.1f}x {100 * recursion / forming:7.1f} %"
-        f" {preparing + searching:9.3f} {samples:9.3f} {plain / samples:7.1f}x",
+        f"{shape!s:>16} {plain:9.3f} {f'{columns}/{shape.inputs}':>10} {samples:9.3f} {plain / samples:7.1f}x"
+        f" {forming:9.3f} {preparing:9.3f} {recursion:9.3f} {100 * (preparing + recursion) / forming:6.1f} %"
+        f" {plain / ours:7.1f}x {searching:9.3f} {CANDIDATES * plain / search:7.1f}x",
         flush=True,
     )
 
 
 def growth_with_samples(benchmark: Benchmark, shape: Shape) -> None:
-    """The second table: time and memory against m, rows made as they are needed."""
-    for factor in (1, 2, 4, 8):
-        larger = Shape(shape.inputs, shape.neurons, shape.rows * factor)
-        weights = layer_weights(larger)
-        making = benchmark.seconds(lambda: sum(1 for _ in layer_rows(larger)), 1)  # noqa: B023
-        forming = benchmark.seconds(lambda: statistics_of(larger, layer_rows(larger)), 1)  # noqa: B023
-        tracemalloc.start()
-        problem = Problem(statistics_of(larger, layer_rows(larger)), weights, benchmark.levels)
-        method("gpfq")(problem)(benchmark.scales(larger))
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        recursion = benchmark.seconds(lambda: method("gpfq")(problem)(benchmark.scales(larger)))  # noqa: B023
-        print(f"{larger!s:>16} {forming - making:9.3f} {recursion:9.3f} {peak / 2**20:9.1f}", flush=True)
+    """A line of the second table: time and memory against m, rows made as they are needed."""
+    making = benchmark.seconds(lambda: sum(1 for _ in layer_rows(shape)), 1)
+    forming = benchmark.seconds(lambda: statistics_of(shape, layer_rows(shape)), 1)
+    tracemalloc.start()
+    problem = Problem(statistics_of(shape, layer_rows(shape)), layer_weights(shape), benchmark.levels)
+    method("gpfq")(problem)(benchmark.scales(shape))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    recursion = benchmark.seconds(lambda: method("gpfq")(problem)(benchmark.scales(shape)))
+    print(f"{shape!s:>16} {forming - making:9.3f} {recursion:9.3f} {peak / 2**20:9.1f}", flush=True)
 
 
 def methods_on(benchmark: Benchmark, shape: Shape, names: tuple[str, ...]) -> None:
     """A line of the third table: seconds with statistics in hand, preparation included, one scale."""
-    levels, scales = alphabet("ternary"), benchmark.scales(shape)
-    problem = Problem(statistics_of(shape, layer_rows(shape)), layer_weights(shape), levels)
-    cells = [f"{benchmark.seconds(lambda: method(name)(problem)(scales)):12.3f}" for name in names]  # noqa: B023
-    print(f"{shape!s:>16}" + "".join(cells), flush=True)
+    scales = benchmark.scales(shape)
+    statistics = statistics_of(shape, layer_rows(shape))
+    problem = Problem(statistics, layer_weights(shape), alphabet("ternary"))
+
+    def seconds(name: str) -> float:
+        return benchmark.seconds(lambda: method(name)(problem)(scales))
+
+    print(f"{shape!s:>16}" + "".join(f"{seconds(name):12.3f}" for name in names), flush=True)
 
 
 def more_inputs_than_samples(benchmark: Benchmark, shape: Shape) -> None:
@@ -233,16 +234,23 @@ def main() -> None:
     quadratic = tuple(name for name in method_names() if name != "maly-saab")
     with threadpool_limits(limits=arguments.threads, user_api="blas"):
         print(f"seconds, {arguments.threads} thread(s), {'CPU' if arguments.cpu_time else 'wall'} time")
-        print("\nGPFQ: the plain recursion against statistics + preparation + recursion")
         print(
-            f"{'N x C x m':>16} {'plain':>9} {'timed':>10} {'statist.':>9} {'prepare':>9} {'recursion':>9}"
-            f" {'ratio':>8} {'rec/stat':>9} {'13 scales':>9} {'samples':>9} {'ratio':>8}"
+            "\nGPFQ with one scale: the plain recursion, our sample form, and our Gram form: statistics,\n"
+            "preparation, recursion (the part of the last two in the first; the ratio of all to plain);\n"
+            f"then {CANDIDATES} scales on the same statistics, against as many plain recursions"
+        )
+        print(
+            f"{'N x C x m':>16} {'plain':>9} {'timed':>10} {'samples':>9} {'ratio':>8} {'statist.':>9}"
+            f" {'prepare':>9} {'recursion':>9} {'part':>8} {'ratio':>8} {'scales':>9} {'ratio':>8}"
         )
         for shape in shapes:
             compare_with_plain(benchmark, shape)
         print("\ngrowth with m, rows streamed")
         print(f"{'N x C x m':>16} {'statist.':>9} {'solver':>9} {'peak MiB':>9}")
-        growth_with_samples(benchmark, Shape(shapes[0].inputs, shapes[0].neurons, 2 * ROWS_PER_CHUNK))
+        for factor in (2, 4, 8, 16):
+            growth_with_samples(
+                benchmark, Shape(shapes[0].inputs, shapes[0].neurons, factor * ROWS_PER_CHUNK)
+            )
         print("\nmethods, statistics in hand, one scale")
         print(f"{'N x C x m':>16}" + "".join(f"{name:>12}" for name in (*quadratic, "maly-saab")))
         for place, shape in enumerate(shapes):

@@ -122,3 +122,9 @@ def test_signed_bits(low: int, high: int, bits: int) -> None:
 
 def test_round_half_up() -> None:
     assert round_half_up([-1.5, -0.5, 0.49, 0.5, 2.5]).tolist() == [-1, 0, 0, 1, 3]
+
+
+@pytest.mark.parametrize("ratio", [2.0**21, 2.0**22, 2.0**31, 2.0**40, 1e300])
+def test_a_huge_ratio_is_refused_not_wrapped(ratio: float) -> None:
+    with pytest.raises(ValueError, match="too large"):
+        requantization([0.5, ratio])

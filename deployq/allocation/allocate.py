@@ -7,18 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deployq.allocation.costs import FlashCosts
 from deployq.allocation.divergence import MEASURES
-from deployq.allocation.pareto import ParetoTable, pareto_table
+from deployq.allocation.pareto import pareto_table
 from deployq.allocation.program import Budget
-from deployq.allocation.search import PROPOSALS, Candidate, Progress, Search
+from deployq.allocation.search import PROPOSALS, Candidate, Search
 from deployq.allocation.smallest import smallest_within
-from deployq.allocation.workbench import Batch, Workbench, workbench
+from deployq.allocation.workbench import Batch, Workbench
 from deployq.alphabet import Alphabet
 from deployq.errors import BudgetError, UsageError
-from deployq.graph import Graph, Quantization
-from deployq.layerwise import WeightSettings, dequantize
+from deployq.layerwise import dequantize
 from deployq.ops.base import Array
+from deployq.pareto import ParetoTable
 from deployq.threads import single_threaded
 
 #: Bits per weight of the rows of the Pareto table besides the network that is built.
@@ -64,19 +63,13 @@ class Allocation:
 
 @single_threaded
 def allocate(
-    graph: Graph,
-    calibrated: Mapping[str, Quantization],
-    settings: WeightSettings,
-    costs: FlashCosts,
+    search: Search,
     budget: Budget,
     *,
-    calibration: Iterable[Batch],
-    held_out: Iterable[Batch] = (),
     labelled: Labelled | None = None,
     max_drop: float | None = None,
     proposals: int = PROPOSALS,
     ladder: Iterable[float] = LADDER,
-    progress: Progress = lambda message: None,
 ) -> Allocation:
     """Choose the bits of every layer.
 
@@ -86,51 +79,41 @@ def allocate(
     samples, which the loss of accuracy cannot exceed.
 
     Args:
-        graph: simplified float graph.
-        calibrated: quantization of every tensor.
-        settings: how weights are quantized; its alphabets are not used.
-        costs: flash of every option, see `flash_costs`.
+        search: over the network; its workbench holds the samples to quantize and to compare on.
         budget: what the network may take.
-        calibration: samples layers are quantized on, float32 and int8.
-        held_out: other unlabelled samples, on which networks are compared; without them the calibration
-            samples serve.
         labelled: measures accuracies of the table, and the drop; never used to choose otherwise.
         max_drop: percentage points.
         proposals: assignments that are quantized and compared, see `Search.best`.
         ladder: bits per weight of further rows of the table.
-        progress: called with a line per step.
 
     Raises:
         BudgetError: no choice of widths is within the budget.
         AccuracyError: no choice keeps to `max_drop`.
-        UsageError: there are no samples, or a drop is asked of a network that is no classifier.
+        UsageError: a drop is asked of a network that is no classifier.
     """
-    samples, others = list(calibration), list(held_out)
-    if not samples:
-        raise UsageError("there are no calibration samples", where="--calib")
-    with workbench(graph, calibrated, settings, samples, others or samples) as bench:
-        search = Search(bench, costs, progress)
-        scorer = _Scorer(bench, labelled)
-        if max_drop is None:
-            chosen = search.best(budget, proposals)
-        else:
-            if bench.reference.measure != MEASURES[0]:
-                what = "a drop of accuracy of a network that is no classifier"
-                raise UsageError(what, where="--max-drop", hint="--flash or --average-bits")
-            chosen = smallest_within(search, scorer.drop, max_drop, budget)
-        for bits in ladder:
-            _try(search, Budget(average_bits=bits))
-        table = pareto_table(
-            search.candidates,
-            chosen,
-            costs,
-            bench.reference.measure,
-            scorer.float_accuracy,
-            None if labelled is None else scorer.accuracy,
-        )
-    count = sum(len(codes) for _, codes in others or samples)
-    kind = "held-out" if others else "calibration"
-    note = f"widths chosen on {count:,} {kind} samples: {table.measure} {chosen.divergence:.4g}"
+    bench, costs = search.bench, search.costs
+    scorer = _Scorer(bench, labelled)
+    if max_drop is None:
+        chosen = search.best(budget, proposals)
+    else:
+        if bench.reference.measure != MEASURES[0]:
+            what = "a drop of accuracy of a network that is no classifier"
+            raise UsageError(what, where="--max-drop", hint="--flash or --average-bits")
+        chosen = smallest_within(search, scorer.drop, max_drop, budget)
+    for bits in ladder:
+        _try(search, Budget(average_bits=bits))
+    table = pareto_table(
+        search.candidates,
+        chosen,
+        costs,
+        bench.reference.measure,
+        scorer.float_accuracy,
+        None if labelled is None else scorer.accuracy,
+    )
+    note = (
+        f"widths chosen on {len(chosen.losses):,} samples: {table.measure} {chosen.divergence:.4g}, "
+        f"{costs.packed_bits(chosen.assignment):.3f} bits per weight with padding"
+    )
     packed_bits = costs.packed_bits(chosen.assignment)
     return Allocation(chosen.assignment, costs.flash_bytes(chosen.assignment), packed_bits, table, (note,))
 

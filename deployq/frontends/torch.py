@@ -1,4 +1,4 @@
-"""PyTorch modules to float graphs, through ONNX. The only file of the core that imports torch."""
+"""PyTorch modules to float graphs, through ONNX. Beside `deployq.training` the only importer of torch."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from deployq.arithmetic import FloatArray
 from deployq.errors import ModelError, UsageError
 from deployq.quantizers.options import SolverOptions
 from deployq.quantizers.refine import refine_levels
-from deployq.quantizers.registry import Note, Problem, silent
+from deployq.quantizers.registry import Note, Problem, remark_of, silent
 from deployq.quantizers.registry import method as find_method
 from deployq.quantizers.search import Objective, search_scale
 from deployq.quantizers.statistics import LayerStatistics
@@ -81,6 +81,9 @@ def quantize_layer(
     levels, scales = search_scale(solver, problem, granularity)
     if refine:
         levels, scales = refine_levels(problem, levels, scales, granularity, refine)
+    remark = remark_of(method)
+    if remark is not None:
+        note(remark(problem, scales))
     means = statistics.mean_analog[:, None, :] @ grouped
     means -= statistics.mean_quantized[:, None, :] @ (levels * scales[:, None, :])
     if statistics.residual is not None:

@@ -24,14 +24,15 @@ IntArray = npt.NDArray[np.intp]
 #: Directions with less than this part of the energy of the strongest are rounding of float32 rows.
 _NEGLIGIBLE = 1e-7
 
-#: Of full-rank data as many directions as a quarter of the inputs are kept.
-_INPUTS_PER_DIRECTION = 4
+#: Of data without a large kernel, directions with this part of the energy are kept, at most a quarter of the
+#: inputs (few of the others could saturate), and not more than take seconds per scale.
+_ENERGY, _INPUTS_PER_DIRECTION, _MOST_DIRECTIONS = 0.9, 4, 128
 
 #: Projections that spread what clipped weights contributed over the others.
 _PROJECTIONS = 20
 
-#: Columns that enter the walk between two factorizations of the basis.
-_BLOCK = 32
+#: Columns that enter the walk between two factorizations of the basis: these, or a part of the directions.
+_BLOCK, _DIRECTIONS_PER_COLUMN = 32, 6
 
 #: Elements of the tableau of the neurons that walk together, so that it stays in the cache.
 _TABLEAU = 2**18
@@ -53,8 +54,8 @@ def prepare(problem: Problem) -> Solve:
     In the directions kept, z is taken to solve X~ z = X w, which corrects the mismatch of the networks.
 
     Data with more samples than inputs have no kernel. Then the leading `options.directions` eigenvectors
-    of X~^T X~ are kept; by default all that are not negligible, but at most a quarter of the inputs,
-    which was about the best for all layers of ResNet-8 and there as good as GPFQ.
+    of X~^T X~ are kept, see `leading_directions` for the default. On the layers of the benchmark
+    networks that makes it about as good as GPFQ, at a much higher price.
 
     Guarantee (2209.03487): if the data have r directions and the range holds the weights, at most r
     weights of a neuron are rounded, each by at most half a step, so that for N >> r the relative error
@@ -104,13 +105,17 @@ def leading_directions(gram: FloatArray, samples: int, directions: int | None = 
     Args:
         gram: X~^T X~.
         samples: rows of X~; it has no more directions than these.
-        directions: how many to keep if there are as many; None for all that are not negligible, but at most
-            a quarter of the inputs.
+        directions: how many to keep if there are as many. None: all that are not negligible if they are at
+            most a quarter of the inputs; otherwise those with nine tenths of the energy, at most a quarter of
+            the inputs and at most 128.
     """
     energy, vectors = np.linalg.eigh(gram)
     energy, vectors = energy[::-1], vectors[:, ::-1]
     rank = min(int(np.count_nonzero(energy > _NEGLIGIBLE * max(energy[0], 0))), samples)
     limit = -(-len(gram) // _INPUTS_PER_DIRECTION) if directions is None else directions
+    if directions is None and rank > limit:
+        enough = int(np.searchsorted(np.cumsum(energy), _ENERGY * energy.sum())) + 1
+        limit = min(limit, enough, _MOST_DIRECTIONS)
     kept = min(rank, limit)
     return Directions(np.ascontiguousarray(vectors[:, :kept].T), energy[:kept])
 
@@ -161,13 +166,14 @@ def saturate(rows: FloatArray, start: FloatArray, low: FloatArray, high: FloatAr
     if directions == 0:
         return np.where(start - low < high - start, low, high)
     _, _, order = qr(rows, mode="economic", pivoting=True, check_finite=False)
-    together = max(1, _TABLEAU // (directions * min(_BLOCK, inputs)))
+    block = max(_BLOCK, directions // _DIRECTIONS_PER_COLUMN)
+    together = max(1, _TABLEAU // (directions * block))
     parts = np.array_split(np.arange(start.shape[1]), -(-start.shape[1] // together))
     moved = np.empty_like(start)
     for part in parts:
         walk = _Walk(rows, start[:, part].T.copy(), low[:, part].T, high[:, part].T, order[:directions])
-        for first in range(directions, inputs, _BLOCK):
-            walk.enter(order[first : first + _BLOCK])
+        for first in range(directions, inputs, block):
+            walk.enter(order[first : first + block])
         moved[:, part] = walk.finish()
     return moved
 

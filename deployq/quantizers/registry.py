@@ -47,16 +47,22 @@ Solve = Callable[[FloatArray], FloatArray]
 #: A quantizer does once what does not depend on the scale, and returns what does.
 Solver = Callable[[Problem], Solve]
 
+#: What a quantizer has to say about a problem with the scales (groups, C) that were chosen.
+Remark = Callable[[Problem, FloatArray], str]
+
 _METHODS: dict[str, Solver] = {}
+_REMARKS: dict[str, Remark] = {}
 
 
-def quantizer(name: str) -> Callable[[Solver], Solver]:
+def quantizer(name: str, remark: Remark | None = None) -> Callable[[Solver], Solver]:
     """Register a solver under the name users pass to --method."""
 
     def register(solver: Solver) -> Solver:
         if name in _METHODS:
             raise ValueError(f"two quantizers are called {name!r}")
         _METHODS[name] = solver
+        if remark is not None:
+            _REMARKS[name] = remark
         return solver
 
     return register
@@ -76,6 +82,11 @@ def method(name: str) -> Solver:
     if name not in _METHODS:
         raise UsageError(f"unknown quantizer {name!r}", where="--method", hint=", ".join(method_names()))
     return _METHODS[name]
+
+
+def remark_of(name: str) -> Remark | None:
+    """The remark a quantizer makes on every layer, if it makes one."""
+    return _REMARKS.get(name)
 
 
 def in_scale_units(values: FloatArray, scales: FloatArray) -> FloatArray:

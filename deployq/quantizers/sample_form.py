@@ -33,7 +33,7 @@ def path_following_on_samples(
     In float64 these are the levels of the recursion of arXiv 2010.15979 and 2201.11113, with their
     guarantee. deployq itself streams statistics, which a search over scales, a refinement or another method
     use again, and whose memory does not depend on m; this form is for one solution at given scales: it needs
-    6 m N C operations instead of 5 m N^2, and m (2 N + C) numbers instead of 3 N^2.
+    6 m N C operations instead of 4 m N^2, and m (2 N + C) numbers instead of 3 N^2.
 
     Args:
         quantized: X~, (groups, m, N), float32 or float64: the precision of the large products.
@@ -67,9 +67,10 @@ def path_following_on_samples(
         recursion = _block_recursion(rows, count, weights[:, block], error)
         levels[:, block] = recursion.run(scales, alphabet.nearest)
         change = -levels[:, block] * scales[:, None, :]
-        change = (
-            change + weights[:, block] if rows.shape[2] == count else np.hstack((change, weights[:, block]))
-        )
+        if analog is quantized:
+            change += weights[:, block]
+        else:
+            change = np.concatenate((change, weights[:, block]), axis=1)
         error += np.matmul(rows, change.astype(error.dtype), out=update)
     return levels
 

@@ -10,13 +10,63 @@ from deployq.alphabet import Alphabet
 from deployq.arithmetic import FloatArray
 from deployq.quantizers.gpfq import path_following
 from deployq.quantizers.registry import Problem, Solve, quantizer
-from deployq.quantizers.statistics import LayerStatistics
 
 #: Probability with which the bound of `bits_of_bound` may fail.
 _FAILURE = 0.01
 
 
-@quantizer("spfq")
+def stochastic_level(
+    alphabet: Alphabet, values: FloatArray, draws: FloatArray, *, finite: bool = True
+) -> FloatArray:
+    """One of the two levels next to each value, the upper one with the probability that makes the mean right.
+
+    Args:
+        alphabet: gives step and offset of the levels.
+        values: any shape, in units of the scale.
+        draws: the same shape, uniform in [0, 1).
+        finite: clip to the levels there are; otherwise the progression goes on without end.
+    """
+    codes = np.floor((values - alphabet.offset) / alphabet.step + draws)
+    if finite:
+        np.clip(codes, 0, alphabet.levels - 1, out=codes)
+    return np.asarray(codes * alphabet.step + alphabet.offset)
+
+
+def bits_of_bound(problem: Problem, scales: FloatArray) -> float:
+    """Bits per weight with which, by the paper's bound, no value of the recursion is clipped.
+
+    For X = X~ the argument of the quantizer is w_t + <X~_t, u_{t-1}> / |X~_t|^2, where the second term
+    is dominated by a Gaussian of standard deviation sqrt(pi / 2) step a max|X~| / |X~_t|. The union
+    over all N C arguments stays, with probability 99 %, below
+
+        |w|_inf + step a sqrt(pi log(2 N C / 0.01)) max_s |X~_s| / min_t |X~_t|,
+
+    which needs of the order of log log(N C) bits. An information for the user, and pessimistic: the
+    data of trained networks need far fewer.
+
+    Args:
+        problem: the layer; dead inputs do not count.
+        scales: (groups, C), positive.
+
+    Returns:
+        Bits, not rounded, of the neuron that needs most.
+    """
+    statistics, weights = problem.statistics, problem.weights
+    groups, inputs, channels = weights.shape
+    norms = np.sqrt(np.maximum(np.diagonal(statistics.gram, axis1=1, axis2=2), 0))
+    smallest = np.where(statistics.dead, np.inf, norms).min(axis=1)
+    spread = np.where(np.isfinite(smallest), norms.max(axis=1) / smallest, 1.0)[:, None]
+    steps = np.abs(weights).max(axis=1) / (problem.alphabet.step * scales)
+    reach = steps + spread * math.sqrt(math.pi * math.log(2 * groups * inputs * channels / _FAILURE))
+    return float(np.log2(2 * reach + 1).max())
+
+
+def _remark(problem: Problem, scales: FloatArray) -> str:
+    needed = bits_of_bound(problem, scales)
+    return f"by the bound of arXiv 2309.10975, {needed:.1f} bits keep SPFQ within its alphabet"
+
+
+@quantizer("spfq", remark=_remark)
 def prepare(problem: Problem) -> Solve:
     """GPFQ with a rounding to one of the two neighbouring levels that is right on average; O(N^2 K C).
 
@@ -41,52 +91,3 @@ def prepare(problem: Problem) -> Solve:
         return recursion.run(scales, choose)
 
     return solve
-
-
-def stochastic_level(
-    alphabet: Alphabet, values: FloatArray, draws: FloatArray, *, finite: bool = True
-) -> FloatArray:
-    """One of the two levels next to each value, the upper one with the probability that makes the mean right.
-
-    Args:
-        alphabet: gives step and offset of the levels.
-        values: any shape, in units of the scale.
-        draws: the same shape, uniform in [0, 1).
-        finite: clip to the levels there are; otherwise the progression goes on without end.
-    """
-    codes = np.floor((values - alphabet.offset) / alphabet.step + draws)
-    if finite:
-        np.clip(codes, 0, alphabet.levels - 1, out=codes)
-    return np.asarray(codes * alphabet.step + alphabet.offset)
-
-
-def bits_of_bound(
-    statistics: LayerStatistics, weights: FloatArray, alphabet: Alphabet, scales: FloatArray
-) -> float:
-    """Bits per weight with which, by the paper's bound, no value of the recursion is clipped.
-
-    For X = X~ the argument of the quantizer is w_t + <X~_t, u_{t-1}> / |X~_t|^2, where the second term
-    is dominated by a Gaussian of standard deviation sqrt(pi / 2) step a max|X~| / |X~_t|. The union
-    over all N C arguments stays, with probability 99 %, below
-
-        |w|_inf + step a sqrt(pi log(2 N C / 0.01)) max_s |X~_s| / min_t |X~_t|,
-
-    which needs of the order of log log(N C) bits. An information for the user, and pessimistic: the
-    data of trained networks need far fewer.
-
-    Args:
-        statistics: of the layer; dead inputs do not count.
-        weights: (groups, N, C).
-        alphabet: gives the step.
-        scales: (groups, C), positive.
-
-    Returns:
-        Bits, not rounded, of the neuron that needs most.
-    """
-    groups, inputs, channels = weights.shape
-    norms = np.sqrt(np.maximum(np.diagonal(statistics.gram, axis1=1, axis2=2), 0))
-    smallest = np.where(statistics.dead, np.inf, norms).min(axis=1)
-    spread = np.where(np.isfinite(smallest), norms.max(axis=1) / smallest, 1.0)[:, None]
-    steps = np.abs(weights).max(axis=1) / (alphabet.step * scales)
-    reach = steps + spread * math.sqrt(math.pi * math.log(2 * groups * inputs * channels / _FAILURE))
-    return float(np.log2(2 * reach + 1).max())

@@ -2,8 +2,8 @@
 
 The codes stay as the quantizer chose them and no labels are used: Adam (2014, 1412.6980) moves the
 scale and the bias of every channel so that the outputs agree with the float network's (Hinton et
-al., 1503.02531) on augmented calibration samples. Samples that are never trained on decide, on the
-integer network itself, whether the result is kept.
+al., 1503.02531), and the ends of its blocks (`hints`), on augmented calibration samples. Samples that
+are never trained on decide, on the integer network itself, whether the result is kept.
 """
 
 from __future__ import annotations
@@ -23,18 +23,16 @@ from deployq.layerwise import IntegerModel, dequantize
 from deployq.ops import QuantizedWeights, WeightedOperator
 from deployq.training.execution import Execution
 from deployq.training.floating import float_network
+from deployq.training.hints import Hints
 from deployq.training.objective import Objective
 from deployq.training.repeatable import repeatable
-from deployq.training.settings import Tuned, TuneSettings
+from deployq.training.settings import FEWEST_HELD_OUT, Indices, Tuned, TuneSettings, split_samples
 from deployq.training.simulate import Simulation, quantization_of
 from deployq.verify.reference import run_reference
 
 Int8Array = npt.NDArray[np.int8]
-Indices = npt.NDArray[np.int64]
 Progress = Callable[[str], None]
 
-#: With fewer held-out samples nobody can tell whether tuning helped.
-_FEWEST_HELD_OUT = 16
 #: Share of the steps in which the rate rises; after them it falls to zero along a cosine.
 _WARM_UP = 0.1
 #: A few held-out samples judge better through several augmented copies, up to so many in all.
@@ -70,11 +68,11 @@ def tune(
         UsageError: the network contains an operator that has no torch form.
     """
     objective = Objective.of(graph, settings.loss)
-    trained_on, held_out = _split(len(codes), settings)
-    if not settings.passes or len(held_out) < _FEWEST_HELD_OUT:
+    trained_on, held_out = split_samples(len(codes), settings)
+    if not settings.passes or not len(held_out):
         why = "no passes were asked for"
         if settings.passes:
-            why = f"{len(codes)} samples are too few to hold out {_FEWEST_HELD_OUT} of them"
+            why = f"{len(codes)} samples are too few to hold out {FEWEST_HELD_OUT} of them"
         return Tuned(network, nan, nan, kept=False, note=f"scales and biases were not tuned: {why}")
     with repeatable():
         shared = settings.granularity == "layer"
@@ -88,24 +86,16 @@ def tune(
 def _judged(network: IntegerModel, tuning: _Tuning, before: float) -> Tuned:
     """The tuned network if it is better than the given one, both run in integers."""
     name = {"divergence": "KL divergence", "squares": "squared error"}[tuning.objective.loss]
-    note = f"tuning scales and biases did not lower the held-out {name} of {before:.4g}: not kept"
-    unchanged = Tuned(network, before, before, kept=False, note=note)
+    unchanged = Tuned(network, before, before, kept=False, note="")
     try:
         candidate = tuning.integer_network(network)
     except ValueError as error:
         return replace(unchanged, note=f"tuned scales and biases were not kept: {error}")
     after = tuning.real_difference(candidate)
+    note = f"tuning scales and biases took the held-out {name} from {before:.4g} to {after:.4g}"
     if not after < before:
-        return unchanged
-    note = f"tuning scales and biases lowered the held-out {name} from {before:.4g} to {after:.4g}"
+        return replace(unchanged, note=f"{note}: not kept")
     return Tuned(candidate, before, after, kept=True, note=note)
-
-
-def _split(count: int, settings: TuneSettings) -> tuple[Indices, Indices]:
-    """Samples to train on and held-out ones."""
-    order = np.random.default_rng([settings.seed, 0]).permutation(count)
-    held_out = int(count * settings.held_out)
-    return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
 def _judging(held_out: Int8Array, settings: TuneSettings) -> Int8Array:
@@ -140,14 +130,12 @@ class _Tuning:
         parameters = self._student.parameters()
         optimizer = torch.optim.Adam(parameters, lr=settings.rate, betas=(0.9, 0.99))
         generator = np.random.default_rng([settings.seed, 1])
-        self._set_units(codes[: settings.batch])
-        fixed = None if settings.augmentation.changes else self._taught(codes)
+        hints = self._look(codes[: settings.batch], settings.hints)
         batches = list(_batches(len(codes), settings, generator))
         every = -(-len(batches) // _REPORTS)
         for step, rows in enumerate(batches):
             batch = augmented(codes[rows], settings.augmentation, generator)
-            targets = self._taught(batch) if fixed is None else fixed[torch.from_numpy(rows)]
-            loss = self.objective.measure(self._student.run(torch.from_numpy(batch)), targets)
+            loss = self._loss(batch, hints)
             optimizer.param_groups[0]["lr"] = settings.rate * _rate(step, len(batches))
             for value, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                 value.grad = gradient
@@ -200,14 +188,27 @@ class _Tuning:
                 ]
             )
 
-    def _set_units(self, codes: Int8Array) -> None:
-        """Biases are measured in standard deviations of what their layer gives."""
-        batch = torch.from_numpy(dequantize(codes, self._source))
+    def _loss(self, batch: Int8Array, hints: Hints) -> Tensor:
+        """What the gradient is taken of, for one batch."""
         with torch.no_grad():
-            for node, output in self._teacher.run_nodes(batch):
+            real = torch.from_numpy(dequantize(batch, self._source))
+            target, wanted = self._teacher.run_tapped(real, hints.weights)
+        output, given = self._student.run_tapped(torch.from_numpy(batch), hints.weights)
+        return self.objective.measure(output, target) + hints.measure(given, wanted)
+
+    def _look(self, codes: Int8Array, weight: float) -> Hints:
+        """Take the units of biases and hints from what the float network does on a few samples."""
+        graph = self._student.execution.graph
+        places = Hints.tensors(graph) if weight else ()
+        values: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for node, output in self._teacher.run_nodes(torch.from_numpy(dequantize(codes, self._source))):
                 layer = self._student.tunables.get(node.name)
                 if layer is not None:
                     layer.unit = float(output.std(correction=0)) or layer.output.scale
+                if node.output in places:
+                    values[node.output] = output
+        return Hints.of(graph, values, weight)
 
 
 def _parts(codes: Int8Array) -> Iterator[Int8Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +54,17 @@ class Execution:
 
     def run(self, batch: Tensor) -> Tensor:
         """Output (n, ...) for a batch (n, ...)."""
-        result = batch
+        return self.run_tapped(batch, ())[0]
+
+    def run_tapped(self, batch: Tensor, taps: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Output for a batch and the values of some tensors on the way, by name."""
+        result, tapped = batch, {}
         for node, value in self.run_nodes(batch):
             if node.output == self.graph.output:
                 result = value
-        return result
+            if node.output in taps:
+                tapped[node.output] = value
+        return result, tapped
 
     def run_nodes(self, batch: Tensor) -> Iterator[tuple[Node, Tensor]]:
         """Evaluate node by node, yielding each with its output; a tensor is freed after its last use."""

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from deployq.augmentation import Augmentation
 from deployq.errors import UsageError
 from deployq.layerwise import IntegerModel
+
+Indices = npt.NDArray[np.int64]
+
+#: With fewer held-out samples nobody can tell whether tuning helped.
+FEWEST_HELD_OUT = 16
 
 LOSSES = ("auto", "divergence", "squares")
 
@@ -24,16 +32,18 @@ class TuneSettings:
         held_out: share of the samples that are never trained on and decide whether to keep the result.
         seed: of the split, the order and the augmentation.
         granularity: "channel" or "layer": what shares a scale, as the network was quantized.
+        hints: weight of the differences at the ends of residual blocks beside that of the output.
         loss: "divergence" of class probabilities, "squares" of the output, or "auto" (see `objective`).
     """
 
     passes: int
     batch: int = 64
-    rate: float = 1e-2
+    rate: float = 2e-2
     augmentation: Augmentation = field(default_factory=Augmentation)
     held_out: float = 0.1
     seed: int = 0
     granularity: str = "channel"
+    hints: float = 0.2
     loss: str = "auto"
 
     def __post_init__(self) -> None:
@@ -42,6 +52,8 @@ class TuneSettings:
                 f"tuning with {self.passes} passes, batches of {self.batch} and rate {self.rate}",
                 why="passes must not be negative, a batch must hold a sample, the rate must be in (0, 10]",
             )
+        if not 0 <= self.hints < float("inf"):
+            raise UsageError(f"the weight {self.hints} of hints is negative or not finite")
         if not 0 < self.held_out < 1:
             raise UsageError(f"the share {self.held_out} of held-out samples is not in (0, 1)")
         if self.granularity not in ("channel", "layer"):
@@ -68,3 +80,17 @@ class Tuned:
     divergence_after: float
     kept: bool
     note: str
+
+
+def split_samples(count: int, settings: TuneSettings) -> tuple[Indices, Indices]:
+    """Samples to train on and held-out ones, ascending; none held out where there are too few.
+
+    Who quantizes before tuning should leave the held-out samples out as well: on samples that the
+    codes were fitted to, the network before tuning looks better than it is (ResNet-8 with 256 samples:
+    0.16 to 0.24 in place of 0.32), and good tuning is refused.
+    """
+    order = np.random.default_rng([settings.seed, 0]).permutation(count)
+    held_out = int(count * settings.held_out)
+    if held_out < FEWEST_HELD_OUT:
+        held_out = 0
+    return np.sort(order[held_out:]), np.sort(order[:held_out])

@@ -8,7 +8,7 @@ themselves, constants that need no gradient.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,10 +148,14 @@ class Simulation:
 
     def run(self, codes: Tensor) -> Tensor:
         """Real output (n, ...), float32, for int8 codes (n, ...)."""
+        return self.run_tapped(codes, ())[0]
+
+    def run_tapped(self, codes: Tensor, taps: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Real output for int8 codes, and some tensors on the way: codes without their zero point."""
         graph = self.execution.graph
-        output = quantization_of(graph, graph.output)
         centred = codes.to(torch.float32) - quantization_of(graph, graph.input).zero_point
-        return self.execution.run(centred) * output.scale
+        output, tapped = self.execution.run_tapped(centred, taps)
+        return output * quantization_of(graph, graph.output).scale, tapped
 
 
 def quantization_of(graph: Graph, tensor: str) -> Quantization:

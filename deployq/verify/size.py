@@ -96,7 +96,9 @@ def _needs_external(objects: tuple[Path, ...], target: Target) -> bool:
 
 
 @dataclass
-class _Function:
+class Function:
+    """Stack frame and callees of a C function."""
+
     frame_bytes: int = 0
     callees: set[str] = field(default_factory=set)
 
@@ -113,7 +115,7 @@ def worst_stack(graph: str, entry: str) -> int:
         DeployqError: no such function, or the stack has no static bound: recursion, a call through a
             pointer, or a frame of variable size.
     """
-    functions = _parse_call_graph(graph)
+    functions = parse_call_graph(graph)
     depth: dict[str, int] = {}
     path: list[str] = []
 
@@ -124,7 +126,7 @@ def worst_stack(graph: str, entry: str) -> int:
             reason = "calls itself" if name in path else "calls through a pointer"
             raise _unbounded(f"{(*path, name)[-2]} {reason}")
         path.append(name)
-        function = functions.get(name, _Function())
+        function = functions.get(name, Function())
         depth[name] = function.frame_bytes + max(map(visit, sorted(function.callees)), default=0)
         path.pop()
         return depth[name]
@@ -134,17 +136,18 @@ def worst_stack(graph: str, entry: str) -> int:
     return visit(entry)
 
 
-def _parse_call_graph(graph: str) -> dict[str, _Function]:
-    functions: dict[str, _Function] = {}
+def parse_call_graph(graph: str) -> dict[str, Function]:
+    """Functions by title, from the text of gcc's -fcallgraph-info=su files."""
+    functions: dict[str, Function] = {}
     for title, label in re.findall(r'node: \{ title: "([^"]+)" label: "([^"]*)"', graph):
         frame = re.search(r"(\d+) bytes \(([a-z,]+)\)", label)
         if frame is None:
             continue
         if frame[2] == "dynamic":
             raise _unbounded(f"{title} has a frame of variable size")
-        functions[title] = _Function(int(frame[1]))
+        functions[title] = Function(int(frame[1]))
     for caller, callee in re.findall(r'edge: \{ sourcename: "([^"]+)" targetname: "([^"]+)"', graph):
-        functions.setdefault(caller, _Function()).callees.add(callee)
+        functions.setdefault(caller, Function()).callees.add(callee)
     return functions
 
 

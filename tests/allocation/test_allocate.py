@@ -10,7 +10,7 @@ import pytest
 
 from deployq.allocation.allocate import Labelled, allocate
 from deployq.allocation.costs import FlashCosts, flash_costs
-from deployq.allocation.pareto import ParetoTable, front, pareto_cells, render_pareto
+from deployq.allocation.pareto import front
 from deployq.allocation.program import Budget
 from deployq.allocation.search import Candidate, Search
 from deployq.allocation.sensitivity import SENSITIVITY_CHUNKS, measure, widest, with_wide_options
@@ -19,6 +19,7 @@ from deployq.alphabet import alphabet, default_alphabet
 from deployq.errors import AccuracyError, BudgetError, UsageError
 from deployq.graph import run_graph
 from deployq.layerwise import WeightSettings
+from deployq.pareto import ParetoTable, pareto_cells, render_pareto
 from deployq.report.json import dump_json, from_document, to_document
 from deployq.targets import load_target
 from tests.allocation.networks import Example
@@ -33,16 +34,11 @@ def costs() -> FlashCosts:
 
 
 def run(costs: FlashCosts, budget: Budget, **settings: object):  # type: ignore[no-untyped-def]
-    return allocate(
-        EXAMPLE.graph,
-        EXAMPLE.calibrated,
-        SETTINGS,
-        costs,
-        budget,
-        calibration=EXAMPLE.batches(0, 96),
-        held_out=EXAMPLE.batches(96),
-        **{"proposals": 2, "ladder": (2.0,), **settings},  # type: ignore[arg-type]
-    )
+    with workbench(
+        EXAMPLE.graph, EXAMPLE.calibrated, SETTINGS, EXAMPLE.batches(0, 96), EXAMPLE.batches(96)
+    ) as bench:
+        given = {"proposals": 2, "ladder": (2.0,), **settings}
+        return allocate(Search(bench, costs), budget, **given)  # type: ignore[arg-type]
 
 
 def labelled() -> Labelled:
@@ -63,7 +59,7 @@ def test_sensitivities_grow_as_widths_shrink_and_vanish_at_the_centre(costs: Fla
         for name, increases in found.increases.items():
             assert increases[centre[name].name] == 0
             assert set(increases) == set(costs.layers[name].options)
-        for widths in (("binary", "midrise-2"), ("midrise-2", "midtread-3"), ("midtread-3", "midtread-4")):
+        for widths in (("binary", "midrise-2"), ("midrise-2", "midrise-3"), ("midrise-3", "midrise-4")):
             wide, narrow = (
                 sum(increases[name] for increases in found.increases.values()) for name in reversed(widths)
             )
@@ -80,16 +76,16 @@ def test_sensitivities_grow_as_widths_shrink_and_vanish_at_the_centre(costs: Fla
 def test_wide_options_follow_the_squared_step() -> None:
     options = [default_alphabet(width) for width in ("1", "2", "3", "4", "5", "8")]
     step = {letters.name: letters.levels**-2 for letters in options}
-    measured = {name: 5 * step[name] for name in ("binary", "midrise-2", "midtread-3")}
+    measured = {name: 5 * step[name] for name in ("binary", "midrise-2", "midrise-3")}
     derived = with_wide_options(options, measured | {"symmetric-8": 5 * step["symmetric-8"]})
     assert derived == pytest.approx({name: 5 * value for name, value in step.items()})
     # About a narrow centre the wide options are below it, by the same law.
     shifted = {name: value - measured["midrise-2"] for name, value in measured.items()}
-    assert with_wide_options(options, shifted)["midtread-4"] == pytest.approx(
-        5 * step["midtread-4"] - measured["midrise-2"]
+    assert with_wide_options(options, shifted)["midrise-4"] == pytest.approx(
+        5 * step["midrise-4"] - measured["midrise-2"]
     )
     # Noise that makes more levels look worse is not extrapolated.
-    assert with_wide_options(options, {"midrise-2": 0.1, "midtread-3": 0.2})["symmetric-8"] == 0.2
+    assert with_wide_options(options, {"midrise-2": 0.1, "midrise-3": 0.2})["symmetric-8"] == 0.2
 
 
 def test_the_choice_is_within_its_budget_and_more_budget_is_not_worse(costs: FlashCosts) -> None:
@@ -179,8 +175,11 @@ def test_accuracies_are_measured_on_spread_batches() -> None:
 
 
 def test_no_samples_are_refused(costs: FlashCosts) -> None:
-    with pytest.raises(UsageError, match="no calibration samples"):
-        allocate(EXAMPLE.graph, EXAMPLE.calibrated, SETTINGS, costs, Budget(), calibration=[])
+    with (
+        pytest.raises(UsageError, match="no calibration samples"),
+        workbench(EXAMPLE.graph, EXAMPLE.calibrated, SETTINGS, [], []) as bench,
+    ):
+        Search(bench, costs).best(Budget())
 
 
 def test_the_front_leaves_out_what_a_smaller_network_beats(costs: FlashCosts) -> None:
@@ -188,7 +187,7 @@ def test_the_front_leaves_out_what_a_smaller_network_beats(costs: FlashCosts) ->
         chosen = {name: default_alphabet(width) for name in costs.layers}
         return Candidate(chosen, np.full(4, divergence), 50.0)
 
-    good, bad, best = candidate("2", 0.2), candidate("3", 0.3), candidate("4", 0.1)
+    good, bad, best = candidate("2", 0.2), candidate("5", 0.3), candidate("6", 0.1)
     assert front([best, bad, good], costs) == [good, best]
 
 

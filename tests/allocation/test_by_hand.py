@@ -19,7 +19,7 @@ def names(chosen: dict) -> dict[str, str]:  # type: ignore[type-arg]
 
 def test_entries_name_a_layer_and_a_width_or_an_alphabet() -> None:
     parsed = parse_layer_bits(("a=4", " b = ternary ", "x=y=1", "c=symmetric-3"))
-    assert names(parsed) == {"a": "midtread-4", "b": "ternary", "x=y": "binary", "c": "symmetric-3"}
+    assert names(parsed) == {"a": "midrise-4", "b": "ternary", "x=y": "binary", "c": "symmetric-3"}
 
 
 @pytest.mark.parametrize("entry", ("a", "=4", "a=", "a=9", "a=four", "a=midtread-9"))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deployq.allocation.costs import WIDTHS, CodeSizes, arena_bytes, flash_costs
+from deployq.allocation.costs import ALPHABETS, CodeSizes, arena_bytes, flash_costs
 from deployq.alphabet import Alphabet, alphabet
 from deployq.codegen.emit import generate
 from deployq.codegen.generated import EmitOptions
@@ -70,7 +70,7 @@ def test_a_layer_with_an_alphabet_of_its_own_has_one_option() -> None:
     )
     costs = flash_costs(example.graph.with_nodes(nodes), example.calibrated, load_target("cortex-m4"))
     assert list(costs.layers["stem"].options) == ["symmetric-8"]
-    assert len(costs.layers["fc"].options) == len(WIDTHS)
+    assert len(costs.layers["fc"].options) == len(ALPHABETS)
 
 
 def test_code_is_counted_once_per_kernel() -> None:

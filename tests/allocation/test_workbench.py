@@ -109,7 +109,7 @@ def test_other_alphabets_are_solved_on_the_same_statistics() -> None:
     chosen = mixed(example, *"4" * count)
     last = weighted_nodes(example.graph)[-1].name
     with bench_of(example) as bench:
-        solved = bench.solve(chosen, {last: [alphabet("binary"), alphabet("midtread-4")]})
+        solved = bench.solve(chosen, {last: [alphabet("binary"), alphabet("midrise-4")]})
         assert list(solved.others[last]) == ["binary"]
         alone = bench.solve({**chosen, last: alphabet("binary")}).operators[last]
         assert solved.others[last]["binary"] is alone

@@ -80,7 +80,7 @@ def test_unknown_names_are_usage_errors(name: str) -> None:
 
 def test_defaults_by_width() -> None:
     chosen = [default_alphabet(bits).name for bits in ("1", "ternary", "2", "3", "7", "8")]
-    assert chosen == ["binary", "ternary", "midrise-2", "midtread-3", "midtread-7", "symmetric-8"]
+    assert chosen == ["binary", "ternary", "midrise-2", "midrise-3", "midtread-7", "symmetric-8"]
     assert isinstance(default_alphabet("4"), Alphabet)
     with pytest.raises(UsageError, match="unknown weight width"):
         default_alphabet("9")

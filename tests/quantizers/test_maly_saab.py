@@ -103,6 +103,9 @@ def test_directions_of_the_data() -> None:
     assert len(leading_directions(gram, samples=500, directions=2).energy) == 2
     assert len(leading_directions(gram, samples=500, directions=40).energy) == 6
     assert len(leading_directions(np.diag(np.arange(1.0, 23)), samples=500).energy) == 6
+    assert len(leading_directions(np.diag([1.0] * 20 + [4.0, 400.0]), samples=500).energy) == 1
+    assert len(leading_directions(np.eye(600), samples=500).energy) == 128
+    assert len(leading_directions(np.eye(600), samples=150).energy) == 150
     assert len(leading_directions(np.zeros((4, 4)), samples=500).energy) == 0
 
 
@@ -136,6 +139,6 @@ def test_full_rank_data_keep_the_directions_asked_for() -> None:
         found = method(solver)(Problem(layer.statistics(), layer.weights, levels, options))(scales)
         return float(squared_error(layer, found, scales).sum())
 
-    assert error(None) == error(25)
+    assert error(None) < 0.8 * error(None, "msq")
     # With few directions, or so many that the kernel is gone, it is little better than rounding.
     assert error(25) < 0.8 * min(error(2), error(100), error(None, "msq"))

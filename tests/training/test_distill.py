@@ -13,7 +13,7 @@ from deployq.alphabet import alphabet
 from deployq.augmentation import Augmentation
 from deployq.calibrate import RangeMethod, calibrate
 from deployq.errors import UsageError
-from deployq.graph import Graph, Node, Tensor
+from deployq.graph import Graph, Node, Tensor, run_graph
 from deployq.layerwise import IntegerModel, WeightSettings, dequantize, quantize_graph, quantize_values
 from deployq.ops import QuantizedWeights
 from deployq.ops.averagepool2d import AveragePool2d
@@ -23,11 +23,15 @@ from deployq.ops.output_stage import Bounds
 from deployq.ops.reshape import Reshape
 from deployq.ops.softmax import Softmax
 from deployq.ops.window import Window
+from deployq.passes import simplify
 from deployq.training.distill import tune
+from deployq.training.hints import Hints
 from deployq.training.objective import Objective
 from deployq.training.repeatable import THREADS, repeatable
 from deployq.training.settings import TuneSettings
 from deployq.verify.reference import run_reference
+from tests.integer_networks import flattening_network, residual_network
+from tests.test_layerwise import residual_graph
 
 RELU = Bounds(np.array(0.0), np.array(np.inf))
 
@@ -97,8 +101,6 @@ def weights(model: IntegerModel) -> list[QuantizedWeights]:
 
 def difference(graph: Graph, model: IntegerModel, codes: np.ndarray) -> float:  # type: ignore[type-arg]
     """The objective, written down again in numpy."""
-    from deployq.graph import run_graph
-
     objective = Objective.of(graph, "auto")
     cut = objective.cut(model.graph)
     quantization = cut.tensors[cut.output].quantization
@@ -247,6 +249,41 @@ def test_torch_is_left_as_it_was() -> None:
         torch.set_num_threads(threads)
 
 
+def test_hints_are_relative_squared_differences_at_the_ends_of_blocks() -> None:
+    rng = np.random.default_rng(0)
+    graph = residual_network(rng, alphabet("ternary"))
+    (tensor,) = Hints.tensors(graph)
+    assert graph.producer(tensor).op.kind == "add"  # type: ignore[union-attr]
+    scale = graph.tensors[tensor].quantization.scale  # type: ignore[union-attr]
+    codes = torch.from_numpy(rng.integers(-100, 100, size=(5, *graph.tensors[tensor].shape))).float()
+    real = codes * scale + torch.from_numpy(rng.normal(size=codes.shape)).float()
+    hints = Hints.of(graph, {tensor: real}, 0.3)
+    expected = 0.3 * ((codes * scale - real) ** 2).mean() / real.var(correction=0)
+    torch.testing.assert_close(hints.measure({tensor: codes}, {tensor: real}), expected)
+    assert not Hints.of(graph, {tensor: torch.ones_like(real)}, 0.3).weights  # constant: no hint
+    assert float(Hints.of(graph, {}, 0.3).measure({}, {})) == 0
+    assert Hints.tensors(flattening_network(rng, alphabet("binary"))) == ()  # the sum is the output itself
+
+
+def test_hints_bring_blocks_nearer() -> None:
+    """With a dominating weight the end of the block is nearer to the float network's than without."""
+    rng = np.random.default_rng(4)
+    graph = simplify(residual_graph(rng))
+    batch = rng.normal(size=(256, 3, 6, 6)).astype(np.float32)
+    quantizations = calibrate(graph, lambda: [batch], RangeMethod(), None)
+    codes = quantize_values(batch, quantizations["x"])
+    model = quantize_graph(graph, quantizations, [(batch, codes)], WeightSettings(alphabet("binary")))
+    (tensor,) = Hints.tensors(model.graph)
+
+    def error(hints: float) -> float:
+        tuned = tune(graph, model, codes, TuneSettings(20, hints=hints)).network
+        cut = tuned.graph.with_nodes(tuned.graph.nodes, output=tensor)
+        real = run_graph(graph.with_nodes(graph.nodes, output=tensor), batch)
+        return float(((dequantize(run_reference(cut, codes), quantizations[tensor]) - real) ** 2).mean())
+
+    assert error(5.0) < 0.95 * error(0.0)
+
+
 def test_the_objective_follows_the_output() -> None:
     logits, probabilities = classifier(), classifier(softmax=True)
     assert Objective.of(logits, "auto") == Objective("t4", "divergence")
@@ -275,6 +312,8 @@ def test_the_objective_follows_the_output() -> None:
         {"held_out": 1.0},
         {"granularity": "tensor"},
         {"loss": "labels"},
+        {"hints": -0.1},
+        {"hints": math.inf},
     ],
 )
 def test_wrong_settings_are_the_users_error(wrong: dict[str, object]) -> None:
