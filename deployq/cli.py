@@ -156,7 +156,7 @@ def _with_options_of_build(*without: str) -> Callable[[Command], Command]:
 
 @app.command()
 @_with_options_of_build(
-    *("name", "target", "io_layout", "float_io", "single_file", "min_accuracy"),
+    *("name", "io_layout", "float_io", "single_file", "min_accuracy"),
     *("verify_samples", "host_samples", "strict"),
 )
 def quantize(

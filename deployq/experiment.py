@@ -33,8 +33,7 @@ _MOST_AGREEMENT, _FEWEST_UNUSED = 2000, 100
 
 #: Settings that say where something is or what C is generated, not how the network is quantized.
 _NOT_ABOUT_WEIGHTS = frozenset(
-    "name output target io_layout float_io single_file min_accuracy"
-    " strict verify_samples host_samples force".split()
+    "name output io_layout float_io single_file min_accuracy strict verify_samples host_samples force".split()
 )
 
 
@@ -87,7 +86,9 @@ class Experiment:
         draw = self.draws[seed - self.first_seed]
         started = time.perf_counter()
         prepared = replace(self.prepared, samples=draw)
-        network = quantize_prepared(prepared, replace(config, seed=seed), progress)
+        known = self.evaluation.float_accuracy is not None
+        labelled = (self.evaluation.samples, self.evaluation.answers) if known else None
+        network = quantize_prepared(prepared, replace(config, seed=seed), progress, labelled)
         quantized = time.perf_counter()
         score = self.evaluation.score(network.graph)
         finished = time.perf_counter()

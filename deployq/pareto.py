@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class ParetoTable:
     code_counted: bool
     float_accuracy: float | None
     rows: tuple[ParetoRow, ...]
+
+    def with_chosen(self, layers: tuple[LayerWidth, ...]) -> ParetoTable:
+        """The table with the row of these widths as the one that was built."""
+        wanted = set(layers)
+        return replace(self, rows=tuple(replace(row, chosen=set(row.layers) == wanted) for row in self.rows))
 
 
 def pareto_cells(table: ParetoTable) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

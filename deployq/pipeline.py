@@ -101,7 +101,7 @@ def build(
     progress("import the model")
     prepared = prepare(model, calibration, config)
     labelled = None if evaluation is None else labelled_samples(evaluation, prepared, config)
-    network = quantize_prepared(prepared, config, progress)
+    network = quantize_prepared(prepared, config, progress, labelled)
     library = generate_c(network, config)
     check_ram(config, library)
     with staged_directory(config.output) as staging:

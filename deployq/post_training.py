@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from deployq.accuracy import float_accuracy, integer_accuracy
 from deployq.alphabet import alphabet, default_alphabet
 from deployq.calibration import Calibration
 from deployq.config import AUTO_BITS, BuildConfig
 from deployq.data import Labels, Samples
+from deployq.errors import AccuracyError
 from deployq.layerwise import IntegerModel, WeightSettings, quantize_graph
+from deployq.pareto import LayerWidth
 from deployq.quantizers.options import SolverOptions
 from deployq.recipes import Recipe, recipe
 from deployq.training.settings import TuneSettings, split_samples
@@ -61,9 +64,28 @@ def quantized(
     if config.bits != AUTO_BITS:
         return solved(calibration, plan, config, progress)
     allocation = within_budget(plan.fitted, plan.weights, config, labelled, progress)
-    plan = replace(plan, weights=replace(plan.weights, layers=allocation.alphabets))
-    network = solved(calibration, plan, config, progress)
-    return replace(network, notes=(*allocation.notes, *network.notes), pareto=allocation.table)
+    drop = 0.0
+    for layers in (allocation.alphabets, *allocation.larger):
+        widths = replace(plan, weights=replace(plan.weights, layers=layers))
+        network = solved(calibration, widths, config, progress)
+        if config.max_drop is None or labelled is None:
+            break
+        # The widths were chosen on networks quantized on fewer samples and not tuned.
+        drop = float_accuracy(calibration.graph, *labelled) - integer_accuracy(network.graph, *labelled)
+        if drop <= config.max_drop:
+            break
+        progress(f"the accuracy drops by {drop:.2f} points: try larger widths")
+    else:
+        raise AccuracyError(
+            f"no choice of widths loses at most {config.max_drop:g} points",
+            where="--max-drop",
+            why=f"the last one tried loses {drop:.2f}",
+            hint="allow more flash, or a larger drop",
+        )
+    table = allocation.table.with_chosen(
+        tuple(LayerWidth(name, letters.name) for name, letters in layers.items())
+    )
+    return replace(network, notes=(*allocation.notes, *network.notes), pareto=table)
 
 
 @dataclass(frozen=True)

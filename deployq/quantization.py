@@ -96,6 +96,7 @@ def quantize_to_directory(config: BuildConfig, progress: Progress = silent) -> Q
             layers=outcome.layers,
             notes=outcome.network.notes,
             warnings=experiment.warnings,
+            pareto=outcome.network.pareto,
         )
         (staging / "model.onnx").write_bytes(export_onnx(outcome.network).SerializeToString())
         (staging / "quantization.json").write_text(dump_json(to_document(report)), encoding="utf-8")

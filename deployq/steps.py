@@ -19,6 +19,7 @@ from deployq.codegen.generated import EmitOptions, GeneratedLibrary
 from deployq.config import BuildConfig
 from deployq.data import (
     RAW_PIXELS,
+    Labels,
     Preprocessing,
     Samples,
     fold_preprocessing,
@@ -120,11 +121,26 @@ def _import(
     return load_torch_shape(model, stored.shape[1:])
 
 
-def quantize_prepared(prepared: Prepared, config: BuildConfig, progress: Progress = silent) -> IntegerModel:
-    """Calibrate activations and quantize weights of a prepared network."""
+def quantize_prepared(
+    prepared: Prepared,
+    config: BuildConfig,
+    progress: Progress = silent,
+    labelled: tuple[Samples, Labels] | None = None,
+) -> IntegerModel:
+    """Calibrate activations and quantize weights of a prepared network.
+
+    Args:
+        prepared: float network and calibration samples.
+        config: method, widths or the budget for them.
+        progress: called with a line per step.
+        labelled: samples on which a choice of widths shows its accuracies, and `max_drop` is measured.
+
+    Raises:
+        DeployqError: see `deployq.post_training.quantized`.
+    """
     samples = prepared.samples
     calibration = calibrated(prepared.graph, samples, prepared.input_quantization, config, progress)
-    network = quantized(calibration, config, progress)
+    network = quantized(calibration, config, progress, labelled)
     return replace(network, source_sha256=prepared.sha256, takes_pixels=samples.is_pixels)
 
 

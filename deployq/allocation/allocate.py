@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deployq.allocation.divergence import MEASURES
-from deployq.allocation.pareto import pareto_table
+from deployq.allocation.pareto import front, pareto_table
 from deployq.allocation.program import Budget
 from deployq.allocation.search import PROPOSALS, Candidate, Search
 from deployq.allocation.smallest import smallest_within
@@ -48,6 +48,8 @@ class Allocation:
 
     Attributes:
         alphabets: of every weighted node, by name.
+        larger: assignments that take more flash within the budget and diverge less, ascending: what to
+            turn to where the network built from `alphabets` disappoints.
         flash_bytes: predicted, see `FlashCosts.flash_bytes`.
         packed_bits: bits per weight in flash, padding included.
         table: flash against accuracy, of all that was measured.
@@ -55,6 +57,7 @@ class Allocation:
     """
 
     alphabets: Mapping[str, Alphabet]
+    larger: tuple[Mapping[str, Alphabet], ...]
     flash_bytes: int
     packed_bits: float
     table: ParetoTable
@@ -114,8 +117,14 @@ def allocate(
         f"widths chosen on {len(chosen.losses):,} samples: {table.measure} {chosen.divergence:.4g}, "
         f"{costs.packed_bits(chosen.assignment):.3f} bits per weight with padding"
     )
+    flash = costs.flash_bytes(chosen.assignment)
+    larger = tuple(
+        candidate.assignment
+        for candidate in front(search.candidates, costs)
+        if costs.flash_bytes(candidate.assignment) > flash and budget.allows(costs, candidate.assignment)
+    )
     packed_bits = costs.packed_bits(chosen.assignment)
-    return Allocation(chosen.assignment, costs.flash_bytes(chosen.assignment), packed_bits, table, (note,))
+    return Allocation(chosen.assignment, larger, flash, packed_bits, table, (note,))
 
 
 def _try(search: Search, budget: Budget) -> None:

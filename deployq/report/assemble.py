@@ -106,6 +106,7 @@ def assemble_report(
         machine=machine_note(verification, target),
         warnings=tuple(warnings),
         notes=network.notes,
+        pareto=network.pareto,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from deployq.pareto import pareto_cells
 from deployq.report.model import Report
 from deployq.report.verdict import accuracy_sentence, is_exact, verdict, weights_label
 from deployq.resources import resource_directory
@@ -27,6 +28,7 @@ def render_html(report: Report) -> str:
         accuracy=accuracy_sentence(report),
         weights=weights_label(report),
         bars=_bars(report),
+        pareto=pareto_cells(report.pareto) if report.pareto else None,
     )
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deployq.pareto import ParetoTable
+
 #: Version of `report.json` and of every JSON document on stdout; raised when a field changes its meaning.
 SCHEMA_VERSION = 1
 
@@ -75,7 +77,8 @@ class LayerReport:
         weight_bits: bits of one weight in flash; None for layers without weights.
         alphabet: name of the weight alphabet, as weight_bits.
         weights_bytes: constants of the layer in flash.
-        relative_error: |X W - X~ Q| / |X W| on the calibration samples, as weight_bits.
+        relative_error: |X W - X~ Q| / |X W| on the calibration samples, before scales and biases are
+            tuned, as weight_bits.
         sparsity: share of the weights whose level is zero, as weight_bits.
         accumulator_bits: two's complement bits the accumulator needs at most, proved at build time.
         instructions: per inference, in the emulator; None without it.
@@ -144,6 +147,7 @@ class Report:
         machine: what the emulator ran, e.g. "mps2-an385, Armv6-M code"; None without it.
         warnings: what the user should know, one sentence each.
         notes: what the quantizer has to say, one sentence each.
+        pareto: flash against accuracy of other widths, where deployq chose them.
     """
 
     tool_version: str
@@ -160,6 +164,7 @@ class Report:
     machine: str | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    pareto: ParetoTable | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deployq.pareto import ParetoTable, render_pareto
 from deployq.report.text import printable, render_listing
 
 #: What a score is, where the evaluation data have labels and where they have not.
@@ -78,6 +79,7 @@ class QuantizationReport:
         layers: those with weights, in order of execution.
         notes: what the quantizer has to say, one sentence each.
         warnings: what the user should know, one sentence each.
+        pareto: flash against accuracy of other widths, where deployq chose them.
     """
 
     tool_version: str
@@ -96,6 +98,7 @@ class QuantizationReport:
     layers: tuple[QuantizedLayer, ...]
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    pareto: ParetoTable | None = None
 
 
 def width_label(bits: str) -> str:
@@ -134,4 +137,5 @@ def render_quantization(report: QuantizationReport) -> str:
         )
         for layer in report.layers
     ]
-    return "\n".join(lines) + "\n" + render_listing(columns, rows)
+    table = "" if report.pareto is None else f"\n{render_pareto(report.pareto)}"
+    return "\n".join(lines) + "\n" + render_listing(columns, rows) + table

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deployq.pareto import render_pareto
 from deployq.report.model import Check, Checked, InspectReport, Report, TensorReport, VerificationReport
 from deployq.report.verdict import accuracy_sentence, verdict, weights_label
 
@@ -52,7 +53,14 @@ def render_text(report: Report) -> str:
         )
         for layer in report.layers
     ]
-    return "\n".join(lines) + "\n" + _table(columns, rows)
+    return "\n".join(lines) + "\n" + _table(columns, rows) + _pareto(report)
+
+
+def _pareto(report: Report) -> str:
+    """The table of widths that deployq chose from."""
+    if report.pareto is None:
+        return ""
+    return f"\nflash against accuracy; the starred row was built\n\n{render_pareto(report.pareto)}"
 
 
 def render_verification(report: VerificationReport) -> str:
