@@ -86,7 +86,7 @@ def build(
         Text, _option("--max-drop", "With --bits auto: accuracy that may be lost, in points.")
     ] = None,
     alphabet: Annotated[Text, _option("--alphabet", "Weight alphabet by name, e.g. midtread-4.")] = None,
-    method: Annotated[Text, _option("--method", f"{', '.join(METHODS)} [gpfq].")] = None,
+    method: Annotated[Text, _option("--method", f"{', '.join(METHODS)} [auto].")] = None,
     order: Annotated[Text, _option("--order", "Inputs are decided in natural or descending order.")] = None,
     refine: Annotated[Number, _option("--refine", "Rounds of coordinate descent afterwards.")] = None,
     ridge: Annotated[Text, _option("--ridge", "How strongly weights are held where samples are few.")] = None,

@@ -132,7 +132,7 @@ class BuildConfig:
     layer_bits: tuple[str, ...] = _setting((), read_texts)
     average_bits: float | None = _setting(None, read_number)
     max_drop: float | None = _setting(None, read_number)
-    method: str = _setting("gpfq", read_text)
+    method: str = _setting(AUTO, read_text)
     order: str | None = _setting(None, read_text)
     refine: int | None = _setting(None, read_integer)
     ridge: float | None = _setting(None, read_number)

@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 
+from deployq.config import METHODS
 from deployq.targets import target_names
 from tests.networks import NETWORKS, Quantized, configuration, data_directory
 
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--host-samples", type=int, default=1000)
     parser.add_argument("--qemu-samples", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--method", default="gpfq", choices=METHODS)
     arguments = parser.parse_args()
     if data_directory() is None:
         print("DEPLOYQ_DATA is not set: nothing to measure", file=sys.stderr)
@@ -38,7 +40,9 @@ def main() -> int:
     for network in arguments.networks.split(","):
         for bits in arguments.bits.split(","):
             started = time.monotonic()
-            quantized = Quantized.build(configuration(NETWORKS[network], bits, arguments.seed))
+            quantized = Quantized.build(
+                configuration(NETWORKS[network], bits, arguments.seed, method=arguments.method)
+            )
             float_, low_bit = quantized.accuracy()
             print(
                 f"{network} {bits}: float {float_:.2f} quantized {low_bit:.2f} loss {float_ - low_bit:.2f}"

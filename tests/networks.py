@@ -46,8 +46,10 @@ def data_directory() -> Path | None:
     return Path(value) if value else None
 
 
-def configuration(network: Network, bits: str, seed: int = 0, samples: int = 1024) -> BuildConfig:
-    """The configuration a user of the network would write."""
+def configuration(
+    network: Network, bits: str, seed: int = 0, samples: int = 1024, method: str = "gpfq"
+) -> BuildConfig:
+    """The configuration a user of the network would write; with the quickest method unless asked."""
     directory = data_directory()
     assert directory is not None
     return BuildConfig(
@@ -55,6 +57,7 @@ def configuration(network: Network, bits: str, seed: int = 0, samples: int = 102
         calibration=f"{directory / network.archive}:x_train",
         evaluation=f"{directory / network.archive}:x_test,y_test",
         bits=bits,
+        method=method,
         layout=network.layout,
         scale=network.scale,
         seed=seed,

@@ -147,7 +147,7 @@ def test_compare(
     assert (document["methods"], document["widths"]) == (["gpfq", "msq"], ["1", "2"])
     assert (document["seeds"], document["calibration_samples"]) == ([0, 1], 64)
     assert {"granularity", "scale", "calibration_limit"} <= set(document["configuration"])
-    assert not {"method", "bits", "seed", "output", "target"} & set(document["configuration"])
+    assert not {"method", "bits", "seed", "output"} & set(document["configuration"])
     places = [(cell["method"], cell["bits"]) for cell in document["cells"]]
     assert places == [("gpfq", "1"), ("gpfq", "2"), ("msq", "1"), ("msq", "2")]
     for cell in document["cells"]:
@@ -173,7 +173,7 @@ def test_compare(
 def test_a_cell_equals_quantizing_once(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     compared = Run(capsys, *FEW, "--compare", "gpfq", "--bits", "2", "--seed", "3", "--json").document
-    once = Run(capsys, *FEW, "--bits", "2", "--seed", "3", "--json").document
+    once = Run(capsys, *FEW, "--method", "gpfq", "--bits", "2", "--seed", "3", "--json").document
     (cell,) = compared["cells"]
     assert compared["seeds"] == [3]
     assert without_seconds(cell["layers"]) == once["layers"]

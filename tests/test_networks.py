@@ -30,6 +30,13 @@ LARGEST_LOSS = {
     ("resnet8ft", "4"): 1.0,
 }
 
+#: The same with the method "auto", with a margin of about a point for another machine's rounding.
+LARGEST_LOSS_OF_AUTO = {
+    ("mlp_mnist", "1"): 0.8,
+    ("resnet8ft", "1"): 18.0,
+    ("resnet8ft", "2"): 4.0,
+}
+
 WIDTHS = ("1", "2", "4", "8")
 
 
@@ -43,6 +50,14 @@ def quantized(network: str, bits: str, samples: int = 1024) -> Quantized:
 def test_accuracy(network: str, bits: str) -> None:
     float_, low_bit = quantized(network, bits).accuracy()
     assert float_ - low_bit <= LARGEST_LOSS[network, bits]
+
+
+@pytest.mark.parametrize(("network", "bits"), LARGEST_LOSS_OF_AUTO, ids=str)
+def test_accuracy_of_auto(network: str, bits: str) -> None:
+    tuned = Quantized.build(configuration(NETWORKS[network], bits, method="auto"))
+    assert any("tuning" in note for note in tuned.network.notes)
+    float_, low_bit = tuned.accuracy()
+    assert float_ - low_bit <= LARGEST_LOSS_OF_AUTO[network, bits]
 
 
 @needs_tools("gcc", "arm-none-eabi-gcc", "qemu-system-arm")
