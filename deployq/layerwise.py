@@ -18,7 +18,7 @@ from deployq.activations import ActivationStore, activation_store
 from deployq.alphabet import Alphabet, alphabet
 from deployq.arithmetic import FloatArray, round_half_up
 from deployq.errors import ModelError, UsageError
-from deployq.graph import Graph, Node, Quantization, last_uses
+from deployq.graph import Graph, Node, Quantization, Shape, last_uses
 from deployq.ops import IntegerOperator, QuantizedWeights, WeightedOperator
 from deployq.ops.add import Add
 from deployq.pareto import ParetoTable
@@ -250,11 +250,7 @@ def _statistics(
     for chunk in range(chunks):
         analog = store.get(f"float {node.inputs[0]}", chunk)
         quantized = dequantize(store.get(f"int8 {node.inputs[0]}", chunk), known[node.inputs[0]])
-        total = operator.positions(analog.shape[1:])
-        positions = np.arange(total)
-        if total > POSITIONS_PER_SAMPLE:
-            generator = np.random.default_rng([*seed, chunk])
-            positions = np.sort(generator.choice(total, POSITIONS_PER_SAMPLE, replace=False))
+        positions = sampled_positions(operator, analog.shape[1:], (*seed, chunk))
         analog_rows = operator.patches(analog, positions)
         same = np.array_equal(analog, quantized)
         quantized_rows = analog_rows if same else operator.patches(quantized, positions)
@@ -268,6 +264,14 @@ def _statistics(
         raise UsageError("there are no calibration samples", where="--calib")
     statistics = accumulator.finish()
     return statistics if branch is None else replace(statistics, residual=beside.finish())
+
+
+def sampled_positions(operator: WeightedOperator, shape: Shape, seed: Sequence[int]) -> npt.NDArray[np.intp]:
+    """The output positions of a layer, for inputs of a shape, that enter its statistics."""
+    total = operator.positions(shape)
+    if total <= POSITIONS_PER_SAMPLE:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(seed).choice(total, POSITIONS_PER_SAMPLE, replace=False))
 
 
 def _rows(outputs: Array, groups: int, positions: npt.NDArray[np.intp]) -> Array:

@@ -16,7 +16,7 @@ from deployq.allocation.trial import known_quantizations
 from deployq.alphabet import Alphabet
 from deployq.errors import UsageError
 from deployq.graph import Graph, Node, Operator, Quantization, last_uses
-from deployq.layerwise import POSITIONS_PER_SAMPLE, WeightSettings, dequantize, solve_layer
+from deployq.layerwise import WeightSettings, dequantize, sampled_positions, solve_layer
 from deployq.ops import FloatOperator, WeightedOperator
 from deployq.ops.base import Array
 from deployq.quantizers.statistics import LayerStatistics, StatisticsAccumulator
@@ -175,11 +175,7 @@ class Workbench:
         for chunk in range(self._chunks):
             analog = self._store.get(f"float {node.inputs[0]}", chunk)
             rounded = self._rounded(node.inputs[0], chunk)
-            total = operator.positions(analog.shape[1:])
-            positions = None
-            if total > POSITIONS_PER_SAMPLE:
-                generator = np.random.default_rng([*seed, chunk])
-                positions = np.sort(generator.choice(total, POSITIONS_PER_SAMPLE, replace=False))
+            positions = sampled_positions(operator, analog.shape[1:], (*seed, chunk))
             analog_rows = operator.patches(analog, positions)
             same = np.array_equal(analog, rounded)
             rounded_rows = analog_rows if same else operator.patches(rounded, positions)
