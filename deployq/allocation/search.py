@@ -6,9 +6,10 @@ on what the narrow layers before it give, and compared with the float network: w
 it is not a sum.
 
 Measured on ResNet-8 (Qronos, refined; KL on 3,072 other images): at 1.1 bits per weight the model's
-fourth proposal has 8 % less KL than its first, with a ridge 2 % less, which is within the error; at 1.6
-and 2.1 bits the first is the best. Sensitivities taken anew about the best assignment proposed nothing better,
-neither with the codes of the later layers kept nor with all of them quantized again for every change.
+fourth proposal has 8 % less KL than its first, with a ridge 2 % less, which is within the error; at
+1.6 and 2.1 bits the first is the best. Sensitivities taken anew about the best assignment proposed
+nothing better, neither with the codes of the later layers kept nor with all of them quantized again
+for every change.
 """
 
 from __future__ import annotations

@@ -13,11 +13,12 @@ from jinja2 import Environment
 from deployq.codegen.arena import Arena, plan_arena
 from deployq.codegen.generated import EmitOptions, GeneratedLibrary, LayerFacts
 from deployq.codegen.kernel_source import kernel_module, kernel_source, nested, template_environment
-from deployq.codegen.packing import dense, lanes
+from deployq.codegen.packing import PackedFormat, dense, lanes
 from deployq.codegen.schedule import Schedule, Step, build_schedule
+from deployq.codegen.sparse import GapFormat
 from deployq.codegen.tables import c_type, table_bytes
 from deployq.graph import Graph, Tensor
-from deployq.ops import IntegerOperator
+from deployq.ops import IntegerOperator, KernelCall
 from deployq.ops.accumulate import Accumulation
 from deployq.ops.base import Array
 from deployq.targets import Target
@@ -152,7 +153,7 @@ def _layer(
             member=member,
             type=c_type(values),
             values=values,
-            comment=_table_comment(member, facts, values),
+            comment=_table_comment(member, facts, _weights_comment(step.call)),
         )
         for member, values in step.call.tables.items()
     )
@@ -222,12 +223,20 @@ def _layer_comment(graph: Graph, step: Step, facts: LayerFacts) -> str:
     return text
 
 
-def _table_comment(member: str, facts: LayerFacts, values: Array) -> str:
-    """What the generated C says above a table."""
+def _weights_comment(call: KernelCall) -> str:
+    """What the generated C says about the format of a call's weights, "" without weights."""
+    if "weights" not in call.tables:
+        return ""
+    layout: PackedFormat | GapFormat
+    if "gap_bits" in call.variant:
+        layout = GapFormat(int(call.variant["gap_bits"]))
+    else:
+        words = call.tables["weights"].dtype.itemsize == 4
+        layout = (lanes if words else dense)(int(call.variant["bits"]))
+    return f"{layout.name}: {layout.comment()}"
+
+
+def _table_comment(member: str, facts: LayerFacts, weights: str) -> str:
+    """What the generated C says above a table; `weights` describes the format of weights."""
     text = f"{facts.op} '{facts.name}': {member.split('.')[-1]}"
-    if member == "weights":
-        layout = lanes if values.dtype.itemsize == 4 else dense
-        text += (
-            f" ({facts.alphabet}), {layout(facts.weight_bits).name}: {layout(facts.weight_bits).comment()}"
-        )
-    return text
+    return f"{text} ({facts.alphabet}), {weights}" if member == "weights" else text

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from deployq.codegen.names import c_string, comment_block, comment_text
 from deployq.codegen.packing import dense, lanes
+from deployq.codegen.sparse import GapFormat
 from deployq.codegen.tables import c_table
 from deployq.ops import KernelCall
 from deployq.resources import resource_directory
@@ -46,7 +47,7 @@ def template_environment() -> Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.globals |= {"dense": dense, "lanes": lanes}
+    environment.globals |= {"dense": dense, "lanes": lanes, "gaps": GapFormat}
     environment.filters |= {
         "comment": comment_text,
         "comment_block": comment_block,

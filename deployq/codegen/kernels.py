@@ -14,6 +14,8 @@ import numpy as np
 
 from deployq.arithmetic import INT32_MAX
 from deployq.codegen.packing import PackedFormat, dense, lanes, lanes_worthwhile
+from deployq.codegen.sparse import PackedGaps
+from deployq.codegen.sparse_choice import choose_gaps
 from deployq.errors import ModelError
 from deployq.graph import Shape
 from deployq.ops import IntegerOperator, KernelCall
@@ -56,6 +58,7 @@ def choose_kernel(
     features: frozenset[str],
     order: Order | None = None,
     name: str = "",
+    sparse: bool = True,
 ) -> KernelCall:
     """The kernel of an operator.
 
@@ -65,15 +68,16 @@ def choose_kernel(
         features: instruction set extensions of the target, e.g. {"dsp"}.
         order: element order of the input vector of a linear operator.
         name: node name for messages.
+        sparse: sparse weights may be stored as such.
 
     Raises:
         ModelError: the number ranges cannot be proven safe.
     """
     try:
         if isinstance(op, IntegerConv2d):
-            call = _conv2d(op, shapes[0], features)
+            call = _conv2d(op, shapes[0], features, sparse)
         elif isinstance(op, IntegerLinear):
-            call = _linear(op, features, order)
+            call = _linear(op, features, order, sparse)
         else:
             call = op.kernel(shapes)
         _check_sizes(shapes, op.output_shape(shapes))
@@ -118,11 +122,18 @@ def prove(accumulation: Accumulation, taps: int) -> None:
 
 def _weighted_tables(accumulation: Accumulation, rows: Array, layout: PackedFormat) -> dict[str, Array]:
     """Tables of a weighted kernel; `rows` are the levels (out, taps) in the order of the activations."""
-    alphabet, stage = accumulation.weights.alphabet, accumulation.stage
-    packed = layout.pack(alphabet.encode(rows), alphabet.neutral_code)
-    channels = len(rows)
+    alphabet = accumulation.weights.alphabet
+    packed = layout.pack(alphabet.encode(rows), alphabet.neutral_code).reshape(-1)
+    return {
+        "weights": packed if layout.row_align == 1 else packed.view("<u4"),
+        **_channel_tables(accumulation),
+    }
+
+
+def _channel_tables(accumulation: Accumulation) -> dict[str, Array]:
+    """Tables of a weighted kernel besides its weights."""
+    stage, channels = accumulation.stage, len(accumulation.bias)
     tables: dict[str, Array] = {
-        "weights": packed.reshape(-1) if layout.row_align == 1 else packed.reshape(-1).view("<u4"),
         "bias": accumulation.folded_bias.astype(np.int32),
         "stage.multiplier": np.broadcast_to(stage.multiplier, (channels,)).astype(np.int32),
     }
@@ -133,19 +144,25 @@ def _weighted_tables(accumulation: Accumulation, rows: Array, layout: PackedForm
 
 
 def _weighted_parameters(accumulation: Accumulation, layout: PackedFormat, taps: int) -> dict[str, int]:
-    stage, alphabet = accumulation.stage, accumulation.weights.alphabet
-    return {
-        "stage.shift": stage.shift,
-        "stage.zero_point": stage.zero_point,
-        "stage.low": int(stage.low.min()),
-        "stage.high": int(stage.high.max()),
+    alphabet = accumulation.weights.alphabet
+    return _stage_parameters(accumulation) | {
         "row_size": layout.row_bytes(taps) // layout.row_align,
         "step": alphabet.step,
         "offset": alphabet.offset,
     }
 
 
-def _linear(op: IntegerLinear, features: frozenset[str], order: Order | None) -> KernelCall:
+def _stage_parameters(accumulation: Accumulation) -> dict[str, int]:
+    stage = accumulation.stage
+    return {
+        "stage.shift": stage.shift,
+        "stage.zero_point": stage.zero_point,
+        "stage.low": int(stage.low.min()),
+        "stage.high": int(stage.high.max()),
+    }
+
+
+def _linear(op: IntegerLinear, features: frozenset[str], order: Order | None, sparse: bool) -> KernelCall:
     levels = op.accumulation.weights.levels
     if order is not None:
         levels = levels[:, order.natural_index()]
@@ -153,6 +170,9 @@ def _linear(op: IntegerLinear, features: frozenset[str], order: Order | None) ->
     bits = op.accumulation.weights.alphabet.bits
     layout = weight_format(bits, features)
     prove(op.accumulation, inputs)
+    gaps = _gaps(op, levels, layout, features) if sparse else None
+    if gaps is not None:
+        return _linear_gaps(op, gaps)
     suffix = "_smlad" if layout.name == "lanes" else ""
     parameters = _weighted_parameters(op.accumulation, layout, inputs)
     return KernelCall(
@@ -165,18 +185,37 @@ def _linear(op: IntegerLinear, features: frozenset[str], order: Order | None) ->
     )
 
 
+def _gaps(
+    op: IntegerConv2d | IntegerLinear, rows: Array, layout: PackedFormat, features: frozenset[str]
+) -> PackedGaps | None:
+    """Levels (out, taps), in the order of the activations, as sparse weights, where that is better."""
+    dense_bytes = len(rows) * layout.row_bytes(rows.shape[1])
+    return choose_gaps(rows, op.accumulation.weights.alphabet, dense_bytes, features, op.kind)
+
+
+def _linear_gaps(op: IntegerLinear, gaps: PackedGaps) -> KernelCall:
+    return KernelCall(
+        template="linear_gaps_a8.c.j2",
+        function=f"dq_linear_gaps{gaps.layout.bits}_a8",
+        variant={"gap_bits": gaps.layout.bits},
+        parameters=_stage_parameters(op.accumulation) | {"outputs": len(op.accumulation.bias)},
+        tables={"weights": gaps.data, **_channel_tables(op.accumulation)},
+    )
+
+
 def _operand_bytes(layout: PackedFormat, taps: int) -> int:
     """Bytes of the expanded activations a row of `lanes` meets: two for each code, padding included."""
     return layout.row_bytes(taps) // layout.unit_bytes * layout.codes_per_unit * 2
 
 
-def _conv2d(op: IntegerConv2d, shape: Shape, features: frozenset[str]) -> KernelCall:
+def _conv2d(op: IntegerConv2d, shape: Shape, features: frozenset[str], sparse: bool) -> KernelCall:
     out, group_inputs, *kernel = op.weight_shape
     bits = op.accumulation.weights.alphabet.bits
     depthwise = op.groups == shape[0] and op.groups > 1
     layout = dense(bits) if depthwise else weight_format(bits, features)
     taps = group_inputs * kernel[0] * kernel[1]
     prove(op.accumulation, taps)
+    rows = op.levels.transpose(0, 2, 3, 1).reshape(out, taps)
     geometry = pool_parameters(op.window, shape)
     channels = geometry.pop("channels")
     direct = kernel == [1, 1] and not any(op.window.pads)
@@ -202,20 +241,41 @@ def _conv2d(op: IntegerConv2d, shape: Shape, features: frozenset[str]) -> Kernel
         function=f"dq_{family}_w{bits}a8{suffix}",
         variant={"bits": bits},
         parameters=parameters,
-        tables=_weighted_tables(op.accumulation, op.levels.transpose(0, 2, 3, 1).reshape(out, taps), layout),
+        tables=_weighted_tables(op.accumulation, rows, layout),
     )
     if depthwise:
         return replace(call, scratch_bytes=2 * taps)
     window_bytes = 0 if direct else taps
+    gaps = _gaps(op, rows, layout, features) if sparse else None
+    if gaps is not None:
+        block = 2 if suffix else _block(taps, geometry["out_width"])
+        return _conv2d_gaps(call, gaps, block, block * window_bytes)
     if suffix:
         return _with_scratch(
             call, 2, {"codes_at": 2 * _operand_bytes(layout, taps), "windows_at": window_bytes}
         )
-    even = -(-max(2, _WINDOW_BYTES // taps) // 2) * 2  # pixels are computed in pairs
-    block = min(geometry["out_width"], even)
+    block = _block(taps, geometry["out_width"])
     code_bytes = 0 if bits == 8 else 2 * taps
     parts = {"sums_at": 4 * block, "codes_at": code_bytes, "windows_at": block * window_bytes}
     return _with_scratch(call, block, parts)
+
+
+def _block(taps: int, out_width: int) -> int:
+    """Output pixels computed together, in pairs."""
+    return min(out_width, -(-max(2, _WINDOW_BYTES // taps) // 2) * 2)
+
+
+def _conv2d_gaps(dense_call: KernelCall, gaps: PackedGaps, block: int, scratch_bytes: int) -> KernelCall:
+    """The call of a dense kernel with sparse weights instead; its scratch memory holds copied windows."""
+    return replace(
+        dense_call,
+        template="conv2d_gaps_a8.c.j2",
+        function=f"dq_conv2d_gaps{gaps.layout.bits}_a8",
+        variant={"gap_bits": gaps.layout.bits},
+        parameters={**dense_call.parameters, "row_size": 0, "block": block},  # rows differ in size
+        tables={**dense_call.tables, "weights": gaps.data},
+        scratch_bytes=scratch_bytes,
+    )
 
 
 def _with_scratch(call: KernelCall, block: int, parts: Mapping[str, int]) -> KernelCall:
