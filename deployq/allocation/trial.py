@@ -1,7 +1,8 @@
 """Integer graphs with arbitrary codes: what code generation makes of an assignment, before it is solved.
 
-The size of a table and the scratch memory of a kernel depend on shapes, widths and the target, never
-on the codes, so a graph whose weights are all at the level nearest to zero has the sizes of the real one.
+The size of a table and the scratch memory of a kernel depend on shapes, widths and the target, not on
+the codes, so a graph whose weights are all at the level nearest to zero has the sizes of the real one; a
+ternary layer with many zeros may turn out smaller, see `deployq.codegen.sparse`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ class QuantizedLayer:
         op: kind of operator.
         alphabet: name of the weight alphabet.
         weights: number of weights.
-        weights_bytes: packed codes, padding included, without biases and multipliers.
+        weights_bytes: packed codes, padding included, without biases and multipliers; many zeros may
+            take less on the device.
         relative_error: |X W - X~ Q| / |X W| on the calibration samples.
         sparsity: share of weights whose level is zero, 0 to 1.
     """
