@@ -115,5 +115,7 @@ def default_alphabet(bits: str) -> Alphabet:
     names = {"1": "binary", "binary": "binary", "ternary": "ternary", "8": "symmetric-8"}
     names |= {str(bits): f"{'midrise' if bits <= 4 else 'midtread'}-{bits}" for bits in range(2, 8)}
     if bits not in names:
-        raise UsageError(f"unknown weight width {bits!r}", where="--bits", hint="1 to 8, or ternary")
+        raise UsageError(
+            f"unknown weight width {bits!r}", where="--bits", hint="1 to 8, binary, ternary or auto"
+        )
     return alphabet(names[bits])

@@ -39,7 +39,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.name not in AUGMENTATIONS[1:]:
             raise UsageError(
-                f"unknown augmentation {self.name!r}", where="--augment", hint=", ".join(AUGMENTATIONS)
+                f"unknown augmentation {self.name!r}", where="--augmentation", hint=", ".join(AUGMENTATIONS)
             )
 
     @property

@@ -83,16 +83,19 @@ def build(
         Text, _option("--average-bits", "Budget of --bits auto in bits per weight, padding included.")
     ] = None,
     max_drop: Annotated[
-        Text, _option("--max-drop", "With --bits auto: accuracy that may be lost, in points.")
+        Text, _option("--max-drop", "With --bits auto: points of accuracy that may be lost, on --eval.")
     ] = None,
     alphabet: Annotated[Text, _option("--alphabet", "Weight alphabet by name, e.g. midtread-4.")] = None,
     method: Annotated[Text, _option("--method", f"{', '.join(METHODS)} [auto].")] = None,
-    order: Annotated[Text, _option("--order", "Inputs are decided in natural or descending order.")] = None,
-    refine: Annotated[Number, _option("--refine", "Rounds of coordinate descent afterwards.")] = None,
-    ridge: Annotated[Text, _option("--ridge", "How strongly weights are held where samples are few.")] = None,
-    copies: Annotated[Number, _option("--copies", "Times a sample enters the statistics, augmented.")] = None,
-    tune: Annotated[Number, _option("--tune", "Passes that tune scales and biases by distillation.")] = None,
+    order: Annotated[Text, _option("--order", "natural or descending [of the method].")] = None,
+    refine: Annotated[Number, _option("--refine", "Rounds of coordinate descent [of the method].")] = None,
+    ridge: Annotated[Text, _option("--ridge", "Hold weights where samples are few [of the method].")] = None,
+    copies: Annotated[
+        Number, _option("--copies", "Times an image is used, augmented [of the method].")
+    ] = None,
+    tune: Annotated[Number, _option("--tune", "Passes of tuning scales and biases [of the method].")] = None,
     augmentation: Annotated[Text, _option("--augmentation", "auto, none, shift or flip [auto].")] = None,
+    task: Annotated[Text, _option("--task", "classification, regression or auto [auto].")] = None,
     threshold: Annotated[Text, _option("--threshold", "Of sparse-gpfq: soft or hard [soft].")] = None,
     sparsity: Annotated[Text, _option("--sparsity", "Of sparse-gpfq: lambda in scale units [0.5].")] = None,
     directions: Annotated[Number, _option("--directions", "Of maly-saab: directions kept.")] = None,

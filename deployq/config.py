@@ -46,6 +46,7 @@ from deployq.quantizers.options import ORDERS, SolverOptions
 from deployq.recipes import AUTO
 from deployq.resources import resource_directory
 from deployq.targets import load_target
+from deployq.task import TASKS
 
 CONFIG_FILE = "deployq.toml"
 
@@ -91,6 +92,7 @@ class BuildConfig:
         copies: times each sample enters the statistics, augmented but once; None for the method's.
         tune: passes over the samples that tune scales and biases; None for the method's.
         augmentation: "auto", "none", "shift" or "flip": what may be done to an image.
+        task: "classification", "regression", or "auto": from the output's shape and whether labels are given.
         threshold: of sparse-gpfq, "soft" or "hard".
         sparsity: of sparse-gpfq, the threshold in units of the scale.
         directions: of maly-saab, directions of the data that are kept.
@@ -139,6 +141,7 @@ class BuildConfig:
     copies: int | None = _setting(None, read_integer)
     tune: int | None = _setting(None, read_integer)
     augmentation: str = _setting("auto", read_text)
+    task: str = _setting("auto", read_text)
     threshold: str = _setting("soft", read_text)
     sparsity: float = _setting(0.5, read_number)
     directions: int | None = _setting(None, read_integer)
@@ -180,6 +183,7 @@ class BuildConfig:
         self._one_of("granularity", GRANULARITIES)
         self._one_of("io_layout", IO_LAYOUTS)
         self._one_of("augmentation", AUGMENTATIONS)
+        self._one_of("task", TASKS)
         for name in ("calibration_limit", "verify_samples", "host_samples"):
             self._within(name, 1, 10**9)
         self._within("seed", 0, 2**63 - 1)

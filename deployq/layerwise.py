@@ -48,6 +48,7 @@ class WeightSettings:
         options: of the quantizer; its seed is replaced by one made of `seed` and the layer.
         refine: rounds of coordinate descent after the quantizer.
         layers: alphabets of single layers, by node name.
+        task: what the network is for, where networks are compared; see `deployq.task`.
         compensate: a layer whose output is added to another branch makes up for that branch's error.
     """
 
@@ -58,6 +59,7 @@ class WeightSettings:
     options: SolverOptions = field(default_factory=SolverOptions)
     refine: int = 0
     layers: Mapping[str, Alphabet] = field(default_factory=dict)
+    task: str = "auto"
     compensate: bool = False
 
     def alphabet_of(self, node: Node) -> Alphabet:

@@ -72,7 +72,7 @@ def pareto_cells(table: ParetoTable) -> tuple[tuple[str, ...], list[tuple[str, .
                 "*" if row.chosen else "",
                 f"{row.flash_bytes:,}",
                 f"{row.packed_bits:.3f}",
-                f"{row.divergence:.4f}",
+                f"{row.divergence:.3g}",
                 f"{row.agreement:.2f}",
                 *accuracy,
                 " ".join(short_width(layer.alphabet) for layer in row.layers),

@@ -39,6 +39,7 @@ def weight_settings(config: BuildConfig, chosen: Recipe) -> WeightSettings:
         config.seed,
         options,
         chosen.refine,
+        task=config.task,
         compensate=chosen.compensate,
     )
 
@@ -60,6 +61,8 @@ def quantized(
     Raises:
         DeployqError: see `quantize_graph` and `within_budget`.
     """
+    if labelled is not None and config.task == "auto":  # labels are class numbers
+        config = replace(config, task="classification")
     plan = plan_of(calibration, config)
     if config.bits != AUTO_BITS:
         return solved(calibration, plan, config, progress)
@@ -118,6 +121,7 @@ def plan_of(calibration: Calibration, config: BuildConfig) -> Plan:
         augmentation=calibration.augmentation,
         seed=config.seed,
         granularity=config.granularity,
+        task=config.task,
     )
     fitted = calibration
     if tuning.passes:

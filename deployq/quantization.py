@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deployq.comparison import DEFAULT_WIDTHS, Plan, base_width, compare
-from deployq.config import BuildConfig, load_config
+from deployq.config import AUTO_BITS, BuildConfig, load_config
 from deployq.errors import UsageError
 from deployq.experiment import open_experiment, shared_settings
 from deployq.output import QUANTIZATION_FILES, check_replaceable, staged_directory
@@ -74,6 +74,13 @@ def quantize_to_directory(config: BuildConfig, progress: Progress = silent) -> Q
         UsageError: the data or the output directory cannot be used.
         ModelError: the model is not supported, or cannot be represented in the integer arithmetic.
     """
+    for name in ("flash", "ram"):
+        if getattr(config, name) is not None and config.bits != AUTO_BITS:
+            raise UsageError(
+                "without C code there is no size to check",
+                where=f"--{name}",
+                hint="deployq build, or --bits auto to choose the widths by",
+            )
     check_replaceable(config.output, force=config.force, files=QUANTIZATION_FILES)
     with staged_directory(config.output) as staging:
         experiment = open_experiment(config, progress=progress)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from deployq.allocation.allocate import Allocation, Labelled, allocate
 from deployq.allocation.by_hand import chosen_by_hand
@@ -66,11 +67,10 @@ def open_search(
         ToolMissingError: a flash budget without a compiler to measure code with.
     """
     costs = _costs(calibration, config, progress)
-    count = len(calibration.samples)
-    held_out = np.arange(0, count, _HELD_OUT)
+    held_out = _held_out(calibration)
     fitted, compared = calibration, calibration
-    if len(held_out) >= _FEWEST_HELD_OUT:
-        others = np.setdiff1d(np.arange(count), held_out)
+    if held_out.size:
+        others = np.setdiff1d(np.arange(len(calibration.samples)), held_out)
         fitted = replace(calibration, samples=calibration.samples.take(others))
         compared = replace(calibration, samples=calibration.samples.take(held_out))
     with workbench(
@@ -105,12 +105,27 @@ def within_budget(
         ToolMissingError: a flash budget without a compiler to measure code with.
     """
     with open_search(calibration, settings, config, progress) as search:
-        return allocate(
+        allocation = allocate(
             search,
             Budget(config.flash, config.average_bits),
             labelled=None if labelled is None else _labelled(calibration, *labelled),
             max_drop=config.max_drop,
         )
+    notes = list(allocation.notes)
+    if not _held_out(calibration).size:
+        count = len(calibration.samples)
+        notes.append(f"{count} samples are few: widths were compared on those the weights were fitted to")
+    if config.max_drop is not None and labelled is not None:
+        notes.append(
+            "widths were chosen on the evaluation samples (--max-drop): measure the accuracy on others"
+        )
+    return replace(allocation, notes=tuple(notes))
+
+
+def _held_out(calibration: Calibration) -> npt.NDArray[np.intp]:
+    """Indices of the samples that networks are compared on; none where there are too few."""
+    indices = np.arange(0, len(calibration.samples), _HELD_OUT)
+    return indices if len(indices) >= _FEWEST_HELD_OUT else indices[:0]
 
 
 def _costs(calibration: Calibration, config: BuildConfig, progress: Progress) -> FlashCosts:

@@ -42,6 +42,7 @@ def test_to_toml_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
         copies=2,
         tune=7,
         augmentation="shift",
+        task="regression",
         threshold="hard",
         sparsity=0.75,
         directions=12,
@@ -111,6 +112,7 @@ def test_an_alphabet_reads_back(tmp_path: Path) -> None:
         ({"copies": 0}, "--copies"),
         ({"tune": -1}, "--tune"),
         ({"augmentation": "rotate"}, "--augmentation"),
+        ({"task": "guess"}, "--task"),
         ({"method": "magic"}, "--method"),
     ],
 )

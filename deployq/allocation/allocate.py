@@ -95,13 +95,15 @@ def allocate(
         UsageError: a drop is asked of a network that is no classifier.
     """
     bench, costs = search.bench, search.costs
+    if not costs.layers:
+        raise UsageError("the network has no weights to choose widths for", where="--bits auto")
     scorer = _Scorer(bench, labelled)
     if max_drop is None:
         chosen = search.best(budget, proposals)
     else:
         if bench.reference.measure != MEASURES[0]:
-            what = "a drop of accuracy of a network that is no classifier"
-            raise UsageError(what, where="--max-drop", hint="--flash or --average-bits")
+            what = "a drop of accuracy of a network that is not known to be a classifier"
+            raise UsageError(what, where="--max-drop", hint="--task classification, or another budget")
         chosen = smallest_within(search, scorer.drop, max_drop, budget)
     for bits in ladder:
         _try(search, Budget(average_bits=bits))

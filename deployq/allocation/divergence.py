@@ -11,30 +11,14 @@ import numpy as np
 from deployq.arithmetic import FloatArray
 from deployq.graph import Graph
 from deployq.ops.base import Array
-from deployq.ops.softmax import Softmax
+from deployq.task import is_classifier
 
 MEASURES = ("KL", "squared error")
 
 
-def measured_tensor(graph: Graph) -> str:
-    """The tensor that is compared: the output, or what enters a softmax there, which resolves more."""
-    producer = graph.producer(graph.output)
-    if producer is not None and isinstance(producer.op, Softmax):
-        return producer.inputs[0]
-    return graph.output
-
-
-def measure_of(graph: Graph) -> str:
-    """Which measure fits a network: "KL" a classifier, "squared error" any other.
-
-    A classifier ends in a softmax, or gives two values or more, all along one axis and fewer than its
-    input has; as many as went in come from an autoencoder.
-    """
-    if measured_tensor(graph) != graph.output:
-        return MEASURES[0]
-    output, source = graph.tensors[graph.output], graph.tensors[graph.input]
-    vector = max(output.shape) == output.size
-    return MEASURES[0] if vector and 2 <= output.size < source.size else MEASURES[1]
+def measure_of(graph: Graph, task: str = "auto") -> str:
+    """Which measure fits a network: "KL" a classifier, "squared error" any other; see `deployq.task`."""
+    return MEASURES[0] if is_classifier(graph, task) else MEASURES[1]
 
 
 @dataclass(frozen=True)

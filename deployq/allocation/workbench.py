@@ -10,7 +10,7 @@ import numpy as np
 
 from deployq.activations import ActivationStore, activation_store
 from deployq.allocation.costs import Assignment
-from deployq.allocation.divergence import Reference, measure_of, measured_tensor
+from deployq.allocation.divergence import Reference, measure_of
 from deployq.allocation.simulation import Simulation, int8_codes, quantized_operator, run_rounded
 from deployq.allocation.trial import known_quantizations
 from deployq.alphabet import Alphabet
@@ -20,6 +20,7 @@ from deployq.layerwise import WeightSettings, dequantize, sampled_positions, sol
 from deployq.ops import FloatOperator, WeightedOperator
 from deployq.ops.base import Array
 from deployq.quantizers.statistics import LayerStatistics, StatisticsAccumulator
+from deployq.task import scores_tensor
 
 #: A chunk of samples: float32 input and the same input in int8.
 Batch = tuple[Array, Array]
@@ -68,7 +69,7 @@ class Workbench:
     ) -> None:
         self.graph, self.settings = graph, settings
         self.known = known_quantizations(graph, calibrated)
-        self.simulation = Simulation(graph, self.known, measured_tensor(graph))
+        self.simulation = Simulation(graph, self.known, scores_tensor(graph))
         self._store, self._uses = store, last_uses(graph)
         self._operators: dict[tuple[str, Prefix, str], FloatOperator] = {}
         self._statistics: dict[str, tuple[Prefix, LayerStatistics]] = {}
@@ -79,7 +80,7 @@ class Workbench:
         for analog, codes in held_out:
             self.held_out.append(dequantize(codes, self.known[graph.input]))
             outputs.append(self.float_output(analog))
-        self.reference = Reference(measure_of(graph), tuple(outputs))
+        self.reference = Reference(measure_of(graph, settings.task), tuple(outputs))
 
     def solve(self, assignment: Assignment, others: Mapping[str, Sequence[Alphabet]] | None = None) -> Solved:
         """Quantize layer by layer, each on the output of the quantized layers before it.
@@ -168,7 +169,7 @@ class Workbench:
         return dequantize(self._store.get(f"int8 {tensor}", chunk), self.known[tensor])
 
     def _take_statistics(self, node: Node, seed: Sequence[int]) -> LayerStatistics:
-        """As `quantize_graph` takes them, at the same positions."""
+        """As `quantize_graph` takes them, but for the compensation between branches."""
         operator = node.op
         assert isinstance(operator, WeightedOperator)
         accumulator: StatisticsAccumulator | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +92,7 @@ def quantize_layer(
         levels=levels.transpose(0, 2, 1).reshape(weights.shape).astype(np.int16),
         scales=scales.reshape(-1),
         bias=bias + means.reshape(-1),
-        relative_error=_relative_error(statistics, grouped, levels, scales),
+        relative_error=_relative_error(replace(statistics, residual=None), grouped, levels, scales),
     )
 
 

@@ -60,7 +60,8 @@ def _pareto(report: Report) -> str:
     """The table of widths that deployq chose from."""
     if report.pareto is None:
         return ""
-    return f"\nflash against accuracy; the starred row was built\n\n{render_pareto(report.pareto)}"
+    title = "flash against accuracy, as measured to choose the widths, before tuning; *: built"
+    return f"\n{title}\n\n{render_pareto(report.pareto)}"
 
 
 def render_verification(report: VerificationReport) -> str:

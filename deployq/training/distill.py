@@ -26,7 +26,7 @@ from deployq.training.floating import float_network
 from deployq.training.hints import Hints
 from deployq.training.objective import Objective
 from deployq.training.repeatable import repeatable
-from deployq.training.settings import FEWEST_HELD_OUT, Indices, Tuned, TuneSettings, split_samples
+from deployq.training.settings import FEWEST_TUNED, Indices, Tuned, TuneSettings, split_samples
 from deployq.training.simulate import Simulation, quantization_of
 from deployq.verify.reference import run_reference
 
@@ -67,12 +67,14 @@ def tune(
     Raises:
         UsageError: the network contains an operator that has no torch form.
     """
-    objective = Objective.of(graph, settings.loss)
+    objective = Objective.of(graph, settings.task)
     trained_on, held_out = split_samples(len(codes), settings)
-    if not settings.passes or not len(held_out):
-        why = "no passes were asked for"
-        if settings.passes:
-            why = f"{len(codes)} samples are too few to hold out {FEWEST_HELD_OUT} of them"
+    why = "no passes were asked for" if not settings.passes else ""
+    if not any(isinstance(node.op, WeightedOperator) for node in graph.nodes):
+        why = "the network has no weights"
+    elif not len(held_out):
+        why = f"it takes {FEWEST_TUNED} samples, {len(codes)} were given"
+    if why:
         return Tuned(network, nan, nan, kept=False, note=f"scales and biases were not tuned: {why}")
     with repeatable():
         shared = settings.granularity == "layer"

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deployq.graph import Graph
-from deployq.ops.softmax import IntegerSoftmax, Softmax
+from deployq.task import is_classifier, scores_tensor
 
 #: Of a constant output; its squared error is not divided by zero.
 _SMALLEST_VARIANCE = 1e-30
@@ -33,28 +33,11 @@ class Objective:
     loss: str
 
     @staticmethod
-    def of(graph: Graph, loss: str) -> Objective:
-        """The objective of a graph; "auto" is resolved.
-
-        A softmax at the output settles it. Without one, an output of two or more values, all along
-        one axis and fewer than the network's input has, is taken for logits, as everywhere else in
-        deployq (accuracy is that of the largest output). One value, an image, or as many values as
-        went in (an autoencoder) are a regression. A regression of several values cannot be told from
-        a classifier: its user says "squares".
-
-        Args:
-            graph: float or integer graph.
-            loss: "auto", "divergence" or "squares".
-        """
-        producer = graph.producer(graph.output)
-        softmax = producer is not None and isinstance(producer.op, (Softmax, IntegerSoftmax))
-        if loss == "auto":
-            output, source = graph.tensors[graph.output], graph.tensors[graph.input]
-            vector = max(output.shape) == output.size
-            classifies = softmax or (vector and 2 <= output.size < source.size)
-            loss = "divergence" if classifies else "squares"
-        logits = softmax and producer is not None and loss == "divergence"
-        return Objective(producer.inputs[0] if logits and producer is not None else graph.output, loss)
+    def of(graph: Graph, task: str) -> Objective:
+        """The objective of a graph, float or integer, for a task of `deployq.task`."""
+        if is_classifier(graph, task):
+            return Objective(scores_tensor(graph), "divergence")
+        return Objective(graph.output, "squares")
 
     def cut(self, graph: Graph) -> Graph:
         """A graph, float or integer, up to the compared tensor."""

@@ -10,13 +10,15 @@ import numpy.typing as npt
 from deployq.augmentation import Augmentation
 from deployq.errors import UsageError
 from deployq.layerwise import IntegerModel
+from deployq.task import TASKS
 
 Indices = npt.NDArray[np.int64]
 
 #: With fewer held-out samples nobody can tell whether tuning helped.
 FEWEST_HELD_OUT = 16
 
-LOSSES = ("auto", "divergence", "squares")
+#: With fewer samples in all, too few are left to fit the weights to.
+FEWEST_TUNED = 64
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class TuneSettings:
         seed: of the split, the order and the augmentation.
         granularity: "channel" or "layer": what shares a scale, as the network was quantized.
         hints: weight of the differences at the ends of residual blocks beside that of the output.
-        loss: "divergence" of class probabilities, "squares" of the output, or "auto" (see `objective`).
+        task: see `deployq.task`.
     """
 
     passes: int
@@ -44,7 +46,7 @@ class TuneSettings:
     seed: int = 0
     granularity: str = "channel"
     hints: float = 0.2
-    loss: str = "auto"
+    task: str = "auto"
 
     def __post_init__(self) -> None:
         if self.passes < 0 or self.batch < 1 or not 0 < self.rate <= 10:
@@ -58,8 +60,8 @@ class TuneSettings:
             raise UsageError(f"the share {self.held_out} of held-out samples is not in (0, 1)")
         if self.granularity not in ("channel", "layer"):
             raise UsageError(f"unknown granularity {self.granularity!r}", hint="channel or layer")
-        if self.loss not in LOSSES:
-            raise UsageError(f"unknown loss {self.loss!r}", hint=", ".join(LOSSES))
+        if self.task not in TASKS:
+            raise UsageError(f"unknown task {self.task!r}", hint=", ".join(TASKS))
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def split_samples(count: int, settings: TuneSettings) -> tuple[Indices, Indices]
     0.16 to 0.24 in place of 0.32), and good tuning is refused.
     """
     order = np.random.default_rng([settings.seed, 0]).permutation(count)
-    held_out = int(count * settings.held_out)
-    if held_out < FEWEST_HELD_OUT:
+    held_out = max(int(count * settings.held_out), FEWEST_HELD_OUT)
+    if count < FEWEST_TUNED:
         held_out = 0
     return np.sort(order[held_out:]), np.sort(order[:held_out])

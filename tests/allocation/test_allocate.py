@@ -24,7 +24,7 @@ from deployq.report.json import dump_json, from_document, to_document
 from deployq.targets import load_target
 from tests.allocation.networks import Example
 
-SETTINGS = WeightSettings(alphabet("binary"), "gpfq")
+SETTINGS = WeightSettings(alphabet("binary"), "gpfq", task="classification")
 EXAMPLE = Example.make()
 
 

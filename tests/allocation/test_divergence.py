@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy.special import rel_entr, softmax
 
-from deployq.allocation.divergence import Reference, measure_of, measured_tensor
+from deployq.allocation.divergence import Reference, measure_of
 from deployq.graph import Graph, Node, Tensor
 from deployq.ops.linear import Linear
 from deployq.ops.softmax import Softmax
+from deployq.task import scores_tensor
 
 
 def vector_graph(inputs: int, outputs: int, *, with_softmax: bool = False) -> Graph:
@@ -23,16 +24,19 @@ def vector_graph(inputs: int, outputs: int, *, with_softmax: bool = False) -> Gr
 
 
 @pytest.mark.parametrize(
-    ("graph", "measure", "tensor"),
+    ("graph", "task", "measure", "tensor"),
     (
-        (vector_graph(20, 4), "KL", "y"),
-        (vector_graph(3, 4, with_softmax=True), "KL", "y"),
-        (vector_graph(20, 1), "squared error", "y"),
-        (vector_graph(20, 20), "squared error", "y"),
+        (vector_graph(20, 4), "classification", "KL", "y"),
+        (vector_graph(20, 4), "auto", "squared error", "y"),
+        (vector_graph(3, 4, with_softmax=True), "auto", "KL", "y"),
+        (vector_graph(3, 4, with_softmax=True), "regression", "squared error", "y"),
+        (vector_graph(20, 1), "auto", "squared error", "y"),
     ),
 )
-def test_classifiers_are_compared_by_kl_before_their_softmax(graph: Graph, measure: str, tensor: str) -> None:
-    assert (measure_of(graph), measured_tensor(graph)) == (measure, tensor)
+def test_classifiers_are_compared_by_kl_before_their_softmax(
+    graph: Graph, task: str, measure: str, tensor: str
+) -> None:
+    assert (measure_of(graph, task), scores_tensor(graph)) == (measure, tensor)
 
 
 def test_kl_is_that_of_scipy_and_ignores_what_all_logits_share() -> None:
