@@ -30,7 +30,7 @@ from deployq.targets import target_names
 from tests.tools import needs_tools
 
 #: A build of the digits example that takes a second: no emulator, few samples.
-FAST = ["--target", "host", "--calibration-limit", "128", "--host-samples", "20"]
+FAST = ["--target", "host", "--calibration-limit", "128", "--host-samples", "20", "--tune", "2"]
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ QEMU_TOOLS = ("gcc", "arm-none-eabi-gcc", "qemu-system-arm")
 def digits(output: Path, **changes: object) -> BuildConfig:
     """The example's configuration with fewer samples to verify."""
     config = load_config({}, config_file=example_config())
-    fast = {"output": output, "verify_samples": 4, "host_samples": 50, "calibration_limit": 256}
+    fast = {"output": output, "verify_samples": 4, "host_samples": 50, "calibration_limit": 256, "tune": 2}
     return dataclasses.replace(config, **{**fast, **changes})  # type: ignore[arg-type]
 
 
