@@ -65,7 +65,7 @@ def forced_format(layout: GapFormat | None) -> Iterator[None]:
         return layout.pack(levels) if layout else None
 
     with (
-        patch("deployq.codegen.kernels.choose_gaps", choose),
+        patch("deployq.codegen.kernels.sparse.choose_gaps", choose),
         patch("deployq.codegen.schedule.pay_for_code", lambda dense, chosen: chosen),
     ):
         yield

@@ -1,0 +1,83 @@
+"""Kernel choice: which C function computes an operator on a target, with which constants and scratch.
+
+Every kernel family is a module of this package with a function per operator that returns the call, or
+None where the family does not apply; the first that applies is taken. The scratch layout is decided
+there and handed to the C code as offsets, so that the plan of the arena and the kernels cannot
+disagree. What the kernels assume about number ranges is proven from the actual weights; an operator
+that cannot be proven safe is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from deployq.arithmetic import INT32_MAX
+from deployq.codegen.kernels import portable
+from deployq.codegen.kernels import sparse as sparse_kernels
+from deployq.codegen.kernels.order import Order
+from deployq.codegen.kernels.weighted import ConvolutionLayer, LinearLayer, prove
+from deployq.errors import ModelError
+from deployq.graph import Shape
+from deployq.ops import IntegerOperator, KernelCall
+from deployq.ops.conv2d import IntegerConv2d
+from deployq.ops.linear import IntegerLinear
+
+
+def choose_kernel(
+    op: IntegerOperator,
+    shapes: Sequence[Shape],
+    features: frozenset[str],
+    order: Order | None = None,
+    name: str = "",
+    sparse: bool = True,
+) -> KernelCall:
+    """The kernel of an operator.
+
+    Args:
+        op: integer operator.
+        shapes: of its inputs, per sample.
+        features: instruction set extensions of the target, e.g. {"dsp"}.
+        order: element order of the input vector of a linear operator.
+        name: node name for messages.
+        sparse: sparse weights may be stored as such.
+
+    Raises:
+        ModelError: the number ranges cannot be proven safe.
+    """
+    try:
+        if isinstance(op, IntegerConv2d):
+            call = _conv2d(ConvolutionLayer(op, shapes[0]), features, sparse)
+        elif isinstance(op, IntegerLinear):
+            call = _linear(LinearLayer(op, order), features, sparse)
+        else:
+            call = op.kernel(shapes)
+        _check_sizes(shapes, op.output_shape(shapes))
+    except (ValueError, OverflowError) as error:
+        raise ModelError(
+            f"no C kernel for this {op.kind}: its number range cannot be proven safe",
+            where=f"node {name!r}" if name else "",
+            why=str(error),
+            hint="fewer bits or smaller calibrated ranges make the sums smaller",
+        ) from error
+    return call
+
+
+def _check_sizes(shapes: Sequence[Shape], output: Shape) -> None:
+    for shape in (*shapes, output):
+        if int(np.prod(shape, dtype=object)) > INT32_MAX // 8:
+            raise ValueError(f"a tensor of shape {shape} is too large for 32-bit indices")
+
+
+def _linear(layer: LinearLayer, features: frozenset[str], sparse: bool) -> KernelCall:
+    prove(layer.accumulation, layer.taps)
+    chosen = sparse_kernels.linear(layer, features) if sparse else None
+    return chosen or portable.linear(layer, features)
+
+
+def _conv2d(layer: ConvolutionLayer, features: frozenset[str], sparse: bool) -> KernelCall:
+    prove(layer.accumulation, layer.taps)
+    dense = portable.conv2d(layer, features)
+    chosen = sparse_kernels.conv2d(layer, dense, features) if sparse else None
+    return chosen or dense
