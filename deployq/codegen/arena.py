@@ -37,23 +37,20 @@ def plan_arena(schedule: Schedule, alignment: int) -> Arena:
     """
     alignment = max(alignment, _SMALLEST_ALIGNMENT)
     lives = _lifetimes(schedule)
-    roots = _share_in_place(schedule, lives)
-    blocks: dict[int, Block] = {}
-    for index, life in lives.items():
-        root = roots[index]
-        first, last = blocks[root].first if root in blocks else life[0], life[1]
-        size = schedule.buffers[index].size
-        blocks[root] = Block(
-            size, min(first, life[0]), max(last, blocks[root].last if root in blocks else last)
-        )
+    buffers = list(lives)
+    position = {buffer: index for index, buffer in enumerate(buffers)}
+    blocks = [Block(schedule.buffers[buffer].size, *lives[buffer]) for buffer in buffers]
     scratch_steps = [index for index, step in enumerate(schedule.steps) if step.call.scratch_bytes]
     scratch = [Block(schedule.steps[index].call.scratch_bytes, index, index) for index in scratch_steps]
-    order = list(blocks)
-    planned = plan([*blocks.values(), *scratch], alignment)
-    offsets = dict(zip(order, planned.offsets, strict=False))
-    scratch_offsets = dict(zip(scratch_steps, planned.offsets[len(order) :], strict=True))
+    leads = {
+        (position[source], position[result]): lead
+        for (source, result), lead in _leads(schedule, lives).items()
+    }
+    planned = plan([*blocks, *scratch], alignment, leads)
+    offsets = dict(zip(buffers, planned.offsets, strict=False))
+    scratch_offsets = dict(zip(scratch_steps, planned.offsets[len(buffers) :], strict=True))
     return Arena(
-        buffers=tuple(offsets[roots[i]] if i in roots else None for i in range(len(schedule.buffers))),
+        buffers=tuple(offsets.get(i) for i in range(len(schedule.buffers))),
         scratch=tuple(scratch_offsets.get(i) for i in range(len(schedule.steps))),
         bytes=max(planned.bytes, alignment),
         alignment=alignment,
@@ -70,15 +67,14 @@ def _lifetimes(schedule: Schedule) -> dict[int, tuple[int, int]]:
     return lives
 
 
-def _share_in_place(schedule: Schedule, lives: dict[int, tuple[int, int]]) -> dict[int, int]:
-    """The buffer whose memory each buffer uses: its own, or that of an input it overwrites."""
-    roots = {buffer: buffer for buffer in lives}
+def _leads(schedule: Schedule, lives: dict[int, tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """(input, output) buffers that may overlap: the kernel allows it and nobody reads the input later."""
+    leads = {}
     for index, step in enumerate(schedule.steps):
-        if not step.call.in_place or step.output not in lives:
+        lead = 0 if step.call.in_place else step.call.lead
+        if lead is None or step.output not in lives:
             continue
-        for buffer in step.inputs:
-            dies_here = buffer in lives and lives[buffer][1] == index
-            if dies_here and schedule.buffers[buffer].size == schedule.buffers[step.output].size:
-                roots[step.output] = roots[buffer]
-                break
-    return roots
+        for buffer in step.inputs if step.call.in_place else step.inputs[:1]:
+            if buffer in lives and lives[buffer][1] == index:
+                leads[buffer, step.output] = lead
+    return leads

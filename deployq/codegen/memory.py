@@ -3,17 +3,22 @@
 Finding the best offsets is NP-hard (dynamic storage allocation). Here every order of placement
 gives a plan, each buffer at the lowest offset that is free while it lives; several orders are
 tried, then improved by swapping, and the search ends early at the lower bound (the largest sum of
-sizes that live at the same time).
+sizes that live at the same time). A kernel that reads its input ahead of what it writes may
+overwrite it: such pairs of buffers may overlap as far as the kernel's lead allows.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _SEARCH_SEED = 1
 _SEARCH_ROUNDS = 400
+
+#: (index of an input, index of an output) -> bytes by which the output must start before the input,
+#: so that it may overwrite it; negative where it may start behind.
+Leads = Mapping[tuple[int, int], int]
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,21 @@ class Plan:
     bytes: int
 
 
-def lower_bound(blocks: Sequence[Block], alignment: int) -> int:
-    """Bytes no plan can do without: the largest sum of aligned sizes alive at one step."""
-    steps = {block.first for block in blocks}
-    return max(
-        (_aligned_sum([b.size for b in blocks if b.first <= step <= b.last], alignment) for step in steps),
-        default=0,
-    )
+def lower_bound(blocks: Sequence[Block], alignment: int, leads: Leads | None = None) -> int:
+    """Bytes no plan can do without: the largest sum of aligned sizes alive at one step.
+
+    Where an output may overwrite inputs, only the larger side counts.
+    """
+    leads = leads or {}
+    bound = 0
+    for step in {block.first for block in blocks}:
+        alive = {i for i, block in enumerate(blocks) if block.first <= step <= block.last}
+        shared = [pair for pair in leads if alive.issuperset(pair)]
+        sources, results = ({pair[side] for pair in shared} for side in range(2))
+        for left_out in (sources, results) if shared else (set(),):
+            sizes = [blocks[i].size for i in alive - left_out]
+            bound = max(bound, _aligned_sum(sizes, alignment))
+    return bound
 
 
 def _aligned_sum(sizes: Sequence[int], alignment: int) -> int:
@@ -53,30 +66,54 @@ def _aligned_sum(sizes: Sequence[int], alignment: int) -> int:
     return sum(padded) - spare
 
 
-def place(blocks: Sequence[Block], order: Sequence[int], alignment: int) -> Plan:
+def place(blocks: Sequence[Block], order: Sequence[int], alignment: int, leads: Leads | None = None) -> Plan:
     """The plan of one order: each block at the lowest offset free during its life."""
+    leads = leads or {}
     offsets = [0] * len(blocks)
     placed: list[int] = []
     for index in order:
         block = blocks[index]
-        taken = sorted((offsets[i], blocks[i].size) for i in placed if blocks[i].overlaps(block))
         offset = 0
-        for start, size in taken:
-            if offset + block.size <= start:
-                break
-            offset = max(offset, _align(start + size, alignment))
+        for low, high in sorted(
+            _forbidden(block.size, offsets[i], blocks[i].size, leads.get((i, index)), leads.get((index, i)))
+            for i in placed
+            if blocks[i].overlaps(block)
+        ):
+            if low < offset < high:
+                offset = _align(high, alignment)
         offsets[index] = offset
         placed.append(index)
     total = max((offset + block.size for offset, block in zip(offsets, blocks, strict=True)), default=0)
     return Plan(tuple(offsets), total)
 
 
-def plan(blocks: Sequence[Block], alignment: int) -> Plan:
+def _forbidden(
+    size: int, start: int, taken: int, as_output: int | None, as_input: int | None
+) -> tuple[int, int]:
+    """The open interval of offsets that a block of `size` bytes must not have beside a placed one.
+
+    Args:
+        size: of the block to place.
+        start: offset of the placed block.
+        taken: its size.
+        as_output: lead if the block is the output of a kernel that reads the placed one.
+        as_input: lead if the block is the input of a kernel that writes the placed one.
+    """
+    low, high = start - size, start + taken
+    if as_output is not None:
+        low = min(max(low, start - as_output), high)
+    if as_input is not None:
+        high = max(min(high, start + as_input), low)
+    return low, high
+
+
+def plan(blocks: Sequence[Block], alignment: int, leads: Leads | None = None) -> Plan:
     """A plan at or near the smallest arena.
 
     Args:
         blocks: memory to place.
         alignment: of every offset, in bytes.
+        leads: pairs of blocks that may overlap, and how far.
     """
     indices = range(len(blocks))
     orders = [
@@ -86,9 +123,9 @@ def plan(blocks: Sequence[Block], alignment: int) -> Plan:
         sorted(indices, key=lambda i: (blocks[i].first, -blocks[i].size, i)),
         sorted(indices, key=lambda i: (-blocks[i].last, -blocks[i].size, i)),
     ]
-    best_order = min(orders, key=lambda order: place(blocks, order, alignment).bytes)
-    best = place(blocks, best_order, alignment)
-    bound = lower_bound(blocks, alignment)
+    best_order = min(orders, key=lambda order: place(blocks, order, alignment, leads).bytes)
+    best = place(blocks, best_order, alignment, leads)
+    bound = lower_bound(blocks, alignment, leads)
     generator = random.Random(_SEARCH_SEED)
     for _ in range(_SEARCH_ROUNDS if len(blocks) > 1 else 0):
         if best.bytes == bound:
@@ -97,7 +134,7 @@ def plan(blocks: Sequence[Block], alignment: int) -> Plan:
         for _ in range(generator.randint(1, 2)):
             first, second = generator.sample(indices, 2)
             candidate.insert(second, candidate.pop(first))
-        attempt = place(blocks, candidate, alignment)
+        attempt = place(blocks, candidate, alignment, leads)
         if attempt.bytes <= best.bytes:
             best, best_order = attempt, candidate
     return best

@@ -151,8 +151,11 @@ class KernelCall:
         parameters: scalar members of the parameter struct; "stage.shift" is member shift of member stage.
         tables: array members of the parameter struct, constant data in flash.
         scratch_bytes: working memory inside the arena.
-        in_place: element by element: the output may overwrite an input, and any order of the
+        in_place: element by element: the output may overwrite any input, and any order of the
             elements in memory is kept.
+        lead: bytes by which the output must start before the first input so that it may overwrite
+            it (0: it may start at the same address; negative: even behind it); None: they must not
+            overlap, unless the kernel works in place.
     """
 
     template: str
@@ -162,6 +165,7 @@ class KernelCall:
     tables: Mapping[str, Array] = field(default_factory=dict)
     scratch_bytes: int = 0
     in_place: bool = False
+    lead: int | None = None
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 from deployq.alphabet import alphabet
 from deployq.codegen.arena import plan_arena
-from deployq.codegen.memory import Block, lower_bound, place, plan
+from deployq.codegen.memory import Block, Leads, lower_bound, place, plan
 from deployq.codegen.schedule import build_schedule
 from tests.integer_networks import NETWORKS, residual_network
 
@@ -27,11 +28,68 @@ _BLOCKS = st.lists(
 )
 
 
-def _assert_apart(blocks: Sequence[Block], offsets: Sequence[int], total: int) -> None:
+_LEADS = st.integers(-40, 40)
+
+
+def _chain(sizes: list[tuple[int, int, int]]) -> tuple[list[Block], dict[tuple[int, int], int]]:
+    """Blocks (size, scratch, lead) in a chain: each may overwrite the one before it, scratch may not."""
+    blocks, leads = [], {}
+    for index, (size, scratch, lead) in enumerate(sizes):
+        blocks += [Block(size, index, index + 1), Block(scratch, index, index)]
+        if index:
+            leads[2 * index - 2, 2 * index] = lead
+    return blocks, leads
+
+
+_CHAINS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40), _LEADS), max_size=4).map(_chain)
+
+
+def _assert_apart(
+    blocks: Sequence[Block], offsets: Sequence[int], total: int, leads: Leads | None = None
+) -> None:
     spans = [(offset, offset + block.size) for block, offset in zip(blocks, offsets, strict=True)]
     assert all(start >= 0 and end <= total for start, end in spans)
-    for (left, a), (right, b) in combinations(zip(blocks, spans, strict=True), 2):
-        assert not left.overlaps(right) or a[1] <= b[0] or b[1] <= a[0]
+    for i, j in combinations(range(len(blocks)), 2):
+        apart = spans[i][1] <= spans[j][0] or spans[j][1] <= spans[i][0]
+        led = any(
+            spans[source][0] - spans[result][0] >= (leads or {}).get((source, result), total + 1)
+            for source, result in ((i, j), (j, i))
+        )
+        assert not blocks[i].overlaps(blocks[j]) or apart or led
+
+
+def _optimum(blocks: Sequence[Block], leads: Leads) -> int:
+    """Bytes of the best plan without alignment, by an integer program.
+
+    Offsets and the total, then one binary variable per way in which two blocks alive together may lie.
+    """
+    large = 2 * sum(block.size for block in blocks) + max(map(abs, leads.values()), default=0) + 1
+    rows: list[tuple[dict[int, float], float]] = []  # sum of coefficients >= bound
+    total, variables = len(blocks), len(blocks) + 1
+    rows += [({total: 1, i: -1}, block.size) for i, block in enumerate(blocks)]
+    for i, j in combinations(range(len(blocks)), 2):
+        if not blocks[i].overlaps(blocks[j]):
+            continue
+        # (above, below, distance of their offsets)
+        ways = [(j, i, blocks[i].size), (i, j, blocks[j].size)]
+        ways += [(a, b, leads[a, b]) for a, b in ((i, j), (j, i)) if (a, b) in leads]
+        for offset, (above, below, distance) in enumerate(ways):
+            rows.append(({above: 1, below: -1, variables + offset: -large}, distance - large))
+        rows.append(({variables + offset: 1 for offset in range(len(ways))}, 1))
+        variables += len(ways)
+    matrix = np.zeros((len(rows), variables))
+    for index, (coefficients, _) in enumerate(rows):
+        for variable, value in coefficients.items():
+            matrix[index, variable] = value
+    binary = np.arange(variables) > total
+    result = milp(
+        c=np.eye(variables)[total],
+        constraints=LinearConstraint(matrix, [bound for _, bound in rows], np.inf),
+        integrality=np.ones(variables),
+        bounds=Bounds(0, np.where(binary, 1, large)),
+    )
+    assert result.success, result.message
+    return round(float(result.fun))
 
 
 @given(_BLOCKS, st.sampled_from([1, 4, 16]))
@@ -48,6 +106,32 @@ def test_small_plans_are_optimal(blocks: list[Block]) -> None:
     """Placing blocks lowest-first in every order includes an optimal plan."""
     best = min(place(blocks, order, 4).bytes for order in permutations(range(len(blocks))))
     assert plan(blocks, 4).bytes == best
+
+
+@settings(max_examples=40, deadline=None)
+@given(_BLOCKS.map(lambda blocks: blocks[:6]))
+def test_small_plans_equal_an_exact_solver(blocks: list[Block]) -> None:
+    assert plan(blocks, 1).bytes == _optimum(blocks, {})
+
+
+@settings(max_examples=60, deadline=None)
+@given(_CHAINS)
+def test_overwriting_chains_are_exact_and_near_optimal(
+    chain: tuple[list[Block], dict[tuple[int, int], int]],
+) -> None:
+    blocks, leads = chain
+    result = plan(blocks, 1, leads)
+    _assert_apart(blocks, result.offsets, result.bytes, leads)
+    assert lower_bound(blocks, 1, leads) <= _optimum(blocks, leads) <= result.bytes
+    assert result.bytes <= plan(blocks, 1).bytes
+
+
+def test_an_output_may_start_before_its_input() -> None:
+    blocks = [Block(100, 0, 1), Block(120, 1, 2)]
+    assert plan(blocks, 4).bytes == 220
+    assert plan(blocks, 4, {(0, 1): 30}).bytes == 132
+    assert plan(blocks, 4, {(0, 1): 0}).bytes == 120
+    assert plan(blocks, 4, {(0, 1): -60}).bytes == 120
 
 
 def test_a_chain_needs_the_two_largest_neighbours() -> None:
