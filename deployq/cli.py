@@ -1,4 +1,4 @@
-"""The command line: parses, calls `pipeline`, `quantization` and `inspection`, maps errors to exit codes.
+"""The command line: parses, calls `pipeline`, `quantization`, `inspection` or `bench`; errors to exit codes.
 
 The result goes to stdout, as text or with --json as one JSON document; everything else to stderr.
 """
@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
+from deployq.bench import DEFAULT_SAMPLES, bench_directory
 from deployq.comparison import DEFAULT_WIDTHS
 from deployq.config import METHODS, BuildConfig, load_config
 from deployq.console import Output, Row
@@ -28,6 +29,7 @@ from deployq.ops import import_notes
 from deployq.pipeline import build_from_config
 from deployq.quantization import DEFAULT_COMPARISON, DEFAULT_OUTPUT, quantize_from_options
 from deployq.report import render_inspection, render_text, render_verification, to_document
+from deployq.report.bench import render_bench
 from deployq.targets import load_target, target_names
 
 #: Set to see the traceback of an unexpected error even where --verbose was not given.
@@ -94,10 +96,12 @@ def build(
         Number, _option("--copies", "Times an image is used, augmented [of the method].")
     ] = None,
     tune: Annotated[Number, _option("--tune", "Passes of tuning scales and biases [of the method].")] = None,
-    augmentation: Annotated[Text, _option("--augmentation", "auto, none, shift or flip [auto].")] = None,
+    augmentation: Annotated[Text, _option("--augmentation", "auto, none, shift, flip or mix [auto].")] = None,
     task: Annotated[Text, _option("--task", "classification, regression or auto [auto].")] = None,
     threshold: Annotated[Text, _option("--threshold", "Of sparse-gpfq: soft or hard [soft].")] = None,
-    sparsity: Annotated[Text, _option("--sparsity", "Of sparse-gpfq: lambda in scale units [0.5].")] = None,
+    sparsity: Annotated[
+        Text, _option("--sparsity", "Of sparse-gpfq: lambda in steps [0.5; 1 if hard].")
+    ] = None,
     directions: Annotated[Number, _option("--directions", "Of maly-saab: directions kept.")] = None,
     granularity: Annotated[Text, _option("--granularity", "Scale per channel or layer [channel].")] = None,
     name: Annotated[Text, _option("--name", "Prefix of the generated C [from the model file].")] = None,
@@ -207,6 +211,27 @@ def verify(
     with console.progress() as progress:
         report = verify_directory(directory, strict=strict, qemu_samples=verify_samples, progress=progress)
     console.result(to_document(report), render_verification(report))
+
+
+@app.command()
+def bench(
+    directory: Annotated[Path, typer.Argument(help="Directory written by `deployq build`.")],
+    target: Annotated[Text, _option("--target", "Core to measure on [that of the build].")] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, help="Inferences to average.")
+    ] = DEFAULT_SAMPLES,
+    cycles: Annotated[
+        bool, typer.Option("--cycles", help="Also model the cycles of a Cortex-M4, not measured on silicon.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure the C of an output directory in QEMU: instructions per layer, code, memory."""
+    console = Output(as_json=as_json, quiet=quiet)
+    with console.progress() as progress:
+        report = bench_directory(directory, target=target, samples=samples, cycles=cycles, progress=progress)
+    console.result(to_document(report), render_bench(report))
 
 
 @app.command()

@@ -102,9 +102,11 @@ def render_inspection(report: InspectReport) -> str:
     return "\n".join(lines) + "\n" + _table(("layer", "op", "output", "parameters", "MACs"), rows)
 
 
-def render_listing(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A plain table of texts, the last column folded."""
-    return _table(columns, rows, text_columns=columns)
+def render_listing(
+    columns: tuple[str, ...], rows: Iterable[tuple[str, ...]], numbers: tuple[str, ...] = ()
+) -> str:
+    """A plain table of texts, the last column folded; columns of `numbers` are aligned to the right."""
+    return _table(columns, rows, text_columns=tuple(name for name in columns if name not in numbers))
 
 
 def printable(text: str) -> str:

@@ -44,7 +44,8 @@ _HARNESS_STACK_BYTES = 768
 #: Section and region that the linker names when a program does not fit a machine.
 _DOES_NOT_FIT = re.compile(r"region `?\w+'? overflowed|will not fit in region")
 
-_PROGRAM = "program.elf"
+#: The program that `build_program` links.
+PROGRAM = "program.elf"
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def run_qemu(
     """
     if not target.machines:
         raise UsageError(f"{target.name} is not an emulated target")
-    request = _Request(
+    request = EmulationRequest(
         firmware_dir, prefix, target, output_size, optimisation, timeout_seconds, extra_defines
     )
     plain = _execute(request, samples, layers=False)
@@ -126,7 +127,9 @@ def run_qemu(
 
 
 @dataclass(frozen=True)
-class _Request:
+class EmulationRequest:
+    """What to compile and how; see the arguments of `run_qemu`."""
+
     firmware_dir: Path
     prefix: str
     target: Target
@@ -137,6 +140,7 @@ class _Request:
 
     @property
     def compiler(self) -> str:
+        """Name of the target's gcc."""
         return f"{self.target.toolchain_prefix}gcc"
 
 
@@ -167,12 +171,12 @@ class _Execution:
         return tuple(calibration.instructions(layer, len(self.outputs)) for layer in layers)
 
 
-def _execute(request: _Request, samples: Int8Array, *, layers: bool) -> _Execution:
+def _execute(request: EmulationRequest, samples: Int8Array, *, layers: bool) -> _Execution:
     with tempfile.TemporaryDirectory(prefix="deployq-qemu-") as temporary:
         directory = Path(temporary)
         write_samples(directory, samples)
-        machine = _build(request, directory, input_size=samples.shape[1], layers=layers)
-        printed = _emulate(request, directory, machine)
+        machine = build_program(request, directory, input_size=samples.shape[1], layers=layers)
+        printed = emulate(request, directory, machine)
         return _Execution(
             outputs=read_outputs(directory, len(samples), request.output_size),
             layer_outputs=read_layer_outputs(directory, len(samples)) if layers else None,
@@ -181,7 +185,7 @@ def _execute(request: _Request, samples: Int8Array, *, layers: bool) -> _Executi
         )
 
 
-def _build(request: _Request, directory: Path, *, input_size: int, layers: bool) -> Machine:
+def build_program(request: EmulationRequest, directory: Path, *, input_size: int, layers: bool) -> Machine:
     """Compile and link for the first machine the program fits; leave it in `directory`."""
     target = request.target
     flags = (*target.compiler_flags, request.optimisation, "-g", "-ffunction-sections", "-fdata-sections")
@@ -231,7 +235,7 @@ def _compile_harness(
 
 
 def _link(
-    request: _Request, objects: tuple[Path, ...], directory: Path, machine: Machine, stack_bytes: int
+    request: EmulationRequest, objects: tuple[Path, ...], directory: Path, machine: Machine, stack_bytes: int
 ) -> str:
     """Link; return "" or, if the program does not fit the machine, the linker's words.
 
@@ -244,7 +248,7 @@ def _link(
     script.write_text(template.render(machine=machine, stack_bytes=stack_bytes), encoding="utf-8")
     command = [str(find_tool(request.compiler)), *request.target.compiler_flags, "-nostartfiles"]
     command += ["--specs=nano.specs", f"-T{script}", "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments"]
-    command += [*map(str, objects), "-lc", "-lgcc", "-o", str(directory / _PROGRAM)]
+    command += [*map(str, objects), "-lc", "-lgcc", "-o", str(directory / PROGRAM)]
     status, output = start_tool(command, timeout_seconds=120)
     if status != 0 and not _DOES_NOT_FIT.search(output):
         raise DeployqError(
@@ -255,11 +259,24 @@ def _link(
     return tail(output) if status != 0 else ""
 
 
-def _emulate(request: _Request, directory: Path, machine: Machine) -> dict[str, list[tuple[int, ...]]]:
-    """Run the program; return the numbers it printed, by key."""
-    command = [str(find_tool("qemu-system-arm")), "-M", machine.name, "-kernel", _PROGRAM]
+def emulate(
+    request: EmulationRequest, directory: Path, machine: Machine, options: tuple[str, ...] = ()
+) -> dict[str, list[tuple[int, ...]]]:
+    """Run the program of `build_program`; return the numbers it printed, by key.
+
+    Args:
+        request: what was compiled.
+        directory: of the program and of its files.
+        machine: it was linked for.
+        options: further ones of the emulator.
+
+    Raises:
+        VerificationError: the core faulted, or the harness ended with an error.
+        ToolMissingError: the emulator is not installed.
+    """
+    command = [str(find_tool("qemu-system-arm")), "-M", machine.name, "-kernel", PROGRAM]
     command += ["-display", "none", "-monitor", "none", "-serial", "none", "-no-reboot"]
-    command += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0"]
+    command += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0", *options]
     status, output = start_tool(command, timeout_seconds=request.timeout_seconds, directory=directory)
     if status != 0:
         fault = re.search(r"^deployq: fault (.*)$", output, re.M)
@@ -277,11 +294,11 @@ def _emulate(request: _Request, directory: Path, machine: Machine) -> dict[str, 
     return printed
 
 
-def _explain_fault(request: _Request, directory: Path, numbers: str) -> str:
+def _explain_fault(request: EmulationRequest, directory: Path, numbers: str) -> str:
     """The core's fault report in words, with the source lines it points at."""
     exception, counter, link, status = (int(number, 16) for number in numbers.split())
     tool = find_tool(f"{request.target.toolchain_prefix}addr2line")
-    command = [str(tool), "-f", "-e", str(directory / _PROGRAM), hex(counter), hex(link & ~1)]
+    command = [str(tool), "-f", "-e", str(directory / PROGRAM), hex(counter), hex(link & ~1)]
     _, output = start_tool(command, timeout_seconds=30)
     places = [" ".join(pair) for pair in zip(*[iter(output.split("\n"))] * 2, strict=False)]
     return (

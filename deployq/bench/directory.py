@@ -1,0 +1,129 @@
+"""What `deployq bench` reads from an output directory of `deployq build`."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deployq.errors import UsageError
+from deployq.layout import to_c_order
+from deployq.output import MARKER
+from deployq.report import Report, from_document
+from deployq.targets import Target, load_target
+from deployq.vectors import load_vectors
+from deployq.verify.runner import Int8Array, library_sources
+
+#: How the entry point calls a layer, see templates/parts.j2.
+_CALL = re.compile(r"\bDQ_LAYER_BEGIN\(([0-9]+)\);\s*([A-Za-z_][A-Za-z0-9_]*)\(")
+
+#: Features that no kernel uses: the generated C computes with integers.
+_UNUSED_FEATURES = frozenset({"fpu"})
+
+
+@dataclass(frozen=True)
+class BuiltLibrary:
+    """A build, as found in its directory.
+
+    Attributes:
+        report: of the build.
+        firmware: directory of the C library.
+        functions: C function of every layer.
+        samples: int8 inputs (n, size), in the layout of the C function.
+        expected: int8 outputs (n, size) of the Python reference, in that layout.
+        is_single_file: whether the weights are in the same file as the code.
+    """
+
+    report: Report
+    firmware: Path
+    functions: tuple[str, ...]
+    samples: Int8Array
+    expected: Int8Array
+    is_single_file: bool
+
+
+def read_directory(directory: Path, samples: int) -> BuiltLibrary:
+    """Read the parts of an output directory that a measurement needs.
+
+    Args:
+        directory: written by `deployq build`.
+        samples: test vectors to read at most.
+
+    Raises:
+        UsageError: not such a directory, or a part of it is missing, damaged or edited beyond recognition.
+    """
+    try:
+        document = json.loads((directory / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            "this is not a complete output directory of deployq",
+            where=str(directory),
+            why=str(error),
+            hint="give a directory written by deployq build",
+        ) from error
+    report = from_document(Report, document, str(directory / MARKER))
+    inputs, expected = (array[:samples].astype(np.int8, copy=False) for array in load_vectors(directory))
+    layout = report.input.layout.lower()
+    firmware = directory / "firmware"
+    source = library_sources(firmware, report.name)[0]
+    return BuiltLibrary(
+        report=report,
+        firmware=firmware,
+        functions=layer_functions(source, len(report.layers)),
+        samples=to_c_order(inputs, layout),
+        expected=to_c_order(expected, layout),
+        is_single_file=not (firmware / f"{report.name}_weights.c").is_file(),
+    )
+
+
+def layer_functions(source: Path, layers: int) -> tuple[str, ...]:
+    """The C function that computes each layer, as the entry point calls them.
+
+    Args:
+        source: <prefix>.c.
+        layers: of the build.
+
+    Raises:
+        UsageError: the file does not call the layers of the build in their order.
+    """
+    calls = _CALL.findall(source.read_text(encoding="utf-8", errors="replace"))
+    if [int(index) for index, _ in calls] != list(range(layers)):
+        raise UsageError(
+            "the C library does not have the layers of its build",
+            where=str(source),
+            why=f"layers {', '.join(index for index, _ in calls) or 'none'} where 0 to {layers - 1} follow "
+            "each other in the report",
+            hint="build again; edit the kernels if you like, but leave the calls between DQ_LAYER_BEGIN and "
+            "DQ_LAYER_END",
+        )
+    return tuple(function for _, function in calls)
+
+
+def core_to_measure(built: str, asked: str | None) -> Target:
+    """The core to compile for and to emulate.
+
+    Args:
+        built: target of the build.
+        asked: name of another one, None for that of the build.
+
+    Raises:
+        UsageError: unknown, not emulated, or without an instruction set extension the C was generated for.
+    """
+    target = load_target(asked or built)
+    if target.is_host:
+        raise UsageError(
+            "the host is not emulated, and its instructions say nothing about a microcontroller",
+            where="--target",
+            hint="name a core, see deployq targets",
+        )
+    missing = load_target(built).features - target.features - _UNUSED_FEATURES
+    if missing:
+        raise UsageError(
+            f"the C was generated for {built}, and {target.name} lacks {', '.join(sorted(missing))}",
+            where="--target",
+            hint=f"deployq build --target {target.name}",
+        )
+    return target
