@@ -1,8 +1,9 @@
-"""Label-preserving changes of calibration images: small shifts and horizontal mirroring.
+"""Changes of calibration samples that stand in for samples the user does not have.
 
-They stand in for samples the user does not have, both for the statistics of the layers and for
-the distillation of `deployq.training`. Every sample is changed by itself, and only by moving whole
-values: codes stay codes, pixels stay pixels.
+Small shifts and horizontal mirroring of images keep what they show, and move whole values: codes stay
+codes, pixels stay pixels. They serve the statistics of the layers and the distillation of
+`deployq.training`. Mixtures of two samples, all that can be done to vectors, show nothing real; the
+distillation alone has a use for them, as the float network tells what they should give.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from deployq.graph import Shape
 Values = TypeVar("Values", bound=np.generic)
 
 #: Names a user may give; "auto" is resolved by `augmentation_for`.
-AUGMENTATIONS = ("auto", "none", "shift", "flip")
+AUGMENTATIONS = ("auto", "none", "shift", "flip", "mix")
 
 #: A shift moves an image by up to its height or width over this number, in either direction.
 _SHIFT_DIVISOR = 8
@@ -27,11 +28,11 @@ _SHIFT_DIVISOR = 8
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to an image.
+    """What may happen to a sample.
 
     Attributes:
         name: "none"; "shift", by up to an eighth of each side; "flip", a shift and, for every second
-            image on average, a horizontal mirroring.
+            image on average, a horizontal mirroring; "mix", any part of the way to another sample.
     """
 
     name: str = "none"
@@ -44,8 +45,17 @@ class Augmentation:
 
     @property
     def changes(self) -> bool:
-        """Whether images are changed at all."""
+        """Whether samples are changed at all."""
         return self.name != "none"
+
+    @property
+    def lifelike(self) -> Augmentation:
+        """What of it gives samples like real ones, for the statistics of layers and for judging.
+
+        Mixtures have the mean of the samples and less of their spread: they would add nothing to
+        second-order statistics.
+        """
+        return Augmentation() if self.name == "mix" else self
 
 
 def augmentation_for(name: str, input_shape: Shape) -> Augmentation:
@@ -53,7 +63,7 @@ def augmentation_for(name: str, input_shape: Shape) -> Augmentation:
 
     Three channels are a natural image, whose class does not depend on left and right. What one
     channel shows (a digit, a spectrogram) may, so nothing is assumed of it. A vector has no
-    neighbourhood to be shifted in and is never changed.
+    neighbourhood to be shifted in; it can only be mixed with another one.
 
     Args:
         name: one of `AUGMENTATIONS`.
@@ -62,11 +72,13 @@ def augmentation_for(name: str, input_shape: Shape) -> Augmentation:
     Raises:
         UsageError: unknown name.
     """
-    chosen = Augmentation("flip" if name == "auto" else name)
     image = len(input_shape) == 3
-    if not image or (name == "auto" and input_shape[0] != 3):
-        return Augmentation("none")
-    return chosen
+    if name == "auto":
+        if not image:
+            return Augmentation("mix")
+        return Augmentation("flip" if input_shape[0] == 3 else "none")
+    chosen = Augmentation(name)
+    return chosen if image or name == "mix" else Augmentation("none")
 
 
 def augmented(
@@ -78,13 +90,15 @@ def augmented(
     better than a constant, which makes an edge that no photograph has).
 
     Args:
-        batch: (n, C, H, W) of any type; batches (n, features) are returned as they are.
+        batch: (n, C, H, W) or (n, features) of any type; vectors are not moved.
         augmentation: what may happen.
         generator: decides; a batch of n samples draws the same numbers whatever its type.
 
     Returns:
-        An array of the same shape and type. Its memory order is (n, H, W, C).
+        An array of the same shape and type. The memory order of moved images is (n, H, W, C).
     """
+    if augmentation.name == "mix":
+        return _mixed(batch, generator)
     if not augmentation.changes or batch.ndim != 4:
         return batch
     count, _, height, width = batch.shape
@@ -106,3 +120,13 @@ def _shifted(count: int, size: int, generator: np.random.Generator) -> npt.NDArr
     shifts = generator.integers(-largest, largest + 1, size=(count, 1))
     indices: npt.NDArray[np.int64] = np.clip(np.arange(size) + shifts, 0, size - 1)
     return indices
+
+
+def _mixed(batch: npt.NDArray[Values], generator: np.random.Generator) -> npt.NDArray[Values]:
+    """Every sample moved part of the way to another one of the batch; integers are rounded half up."""
+    share = generator.random((len(batch), *(1,) * (batch.ndim - 1)), dtype=np.float32)
+    own = np.asarray(batch, dtype=np.float32)
+    mixed = own + share * (own[generator.permutation(len(batch))] - own)
+    if np.issubdtype(batch.dtype, np.integer):
+        mixed = np.floor(mixed + np.float32(0.5))
+    return np.asarray(mixed, dtype=batch.dtype)

@@ -13,17 +13,16 @@ from deployq.augmentation import Augmentation, augmentation_for, augmented
 from deployq.calibrate import RangeMethod, calibrate
 from deployq.config import BuildConfig
 from deployq.data import Samples
-from deployq.graph import Graph, Quantization
+from deployq.errors import UsageError
+from deployq.graph import Graph, Quantization, Shape
 from deployq.layerwise import dequantize, quantize_values
+from deployq.random_streams import Purpose, stream
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str], None]
 
 #: Samples quantized together.
 _BATCH = 64
-
-#: Distinguishes the draws of the augmentation from those of the position sampling.
-_AUGMENTATION_DRAWS = 2**32
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,15 @@ class Calibration:
         """Pairs (float32 input, the same in int8); equal in value where the samples are pixels.
 
         Args:
-            copies: times each sample comes, all but the first time augmented.
+            copies: times each sample comes, all but the first time augmented; once if that is not possible.
             seed: of the augmentation.
         """
-        for copy in range(copies if self.augmentation.changes else 1):
+        possible = self.augmentation.lifelike
+        for copy in range(copies if possible.changes else 1):
             for number, first in enumerate(range(0, len(self.samples), _BATCH)):
                 part = slice(first, first + _BATCH)
-                chosen = self.augmentation if copy else Augmentation()
-                generator = np.random.default_rng([_AUGMENTATION_DRAWS, seed, copy, number])
+                chosen = possible if copy else Augmentation()
+                generator = stream(Purpose.AUGMENTED_COPIES, seed, copy, number)
                 if self.samples.is_pixels:
                     codes = augmented(self.samples.quantized(self.input, part), chosen, generator)
                     yield dequantize(codes, self.input), codes
@@ -90,8 +90,11 @@ def calibrated(
         progress: called with one line.
 
     Raises:
-        UsageError: the network produces NaN or infinity on the samples.
+        UsageError: the network produces NaN or infinity on the samples, or copies of samples are asked for
+            that nothing may be done to.
     """
+    shape = graph.tensors[graph.input].shape
+    augmentation = allowed_augmentation(config, shape)
     progress(f"calibrate on {len(samples)} samples")
     parts = [slice(first, first + _BATCH) for first in range(0, len(samples), _BATCH)]
     quantizations = calibrate(
@@ -100,5 +103,27 @@ def calibrated(
         RangeMethod(config.activation_range, config.percentile),
         input_quantization,
     )
-    shape = graph.tensors[graph.input].shape
-    return Calibration(graph, samples, quantizations, augmentation_for(config.augmentation, shape))
+    return Calibration(graph, samples, quantizations, augmentation)
+
+
+def allowed_augmentation(config: BuildConfig, input_shape: Shape) -> Augmentation:
+    """What a configuration allows to be done to samples of a shape.
+
+    Raises:
+        UsageError: copies are asked for of samples that nothing may be done to; they would change nothing.
+    """
+    augmentation = augmentation_for(config.augmentation, input_shape)
+    if config.copies is not None and config.copies > 1 and not augmentation.lifelike.changes:
+        vectors = len(input_shape) != 3
+        unasked = not vectors and config.augmentation == "auto"
+        why = "copies differ by shifts and mirroring, and "
+        why += "the samples are vectors, not images" if vectors else "--augmentation allows none"
+        raise UsageError(
+            f"{config.copies} copies of samples that are not augmented",
+            where="--copies",
+            why="only images of three channels are augmented unless asked for" if unasked else why,
+            hint="--augmentation shift if the class does not depend on the place"
+            if unasked
+            else "--copies 1",
+        )
+    return augmentation

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deployq.config import AUTO_BITS, BuildConfig
+from deployq.config import AUTO_BITS, METHODS, BuildConfig
 from deployq.errors import DeployqError, ModelError, UsageError
-from deployq.experiment import Experiment, Outcome, open_experiment, shared_settings
+from deployq.experiment import Experiment, MeasuredNetwork, open_experiment, shared_settings
 from deployq.output import COMPARISON_FILES, check_replaceable, staged_directory
 from deployq.report.comparison import Cell, Comparison, FailedCell, render_comparison
 from deployq.report.json import dump_json, to_document
@@ -25,7 +25,7 @@ _MOST_SEEDS = 100
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """What to compare.
 
     Attributes:
@@ -39,7 +39,9 @@ class Plan:
     seeds: int = 1
 
     @staticmethod
-    def parse(config: BuildConfig, methods: str, widths: str = DEFAULT_WIDTHS, seeds: int = 1) -> Plan:
+    def parse(
+        config: BuildConfig, methods: str, widths: str = DEFAULT_WIDTHS, seeds: int = 1
+    ) -> ComparisonPlan:
         """A plan from lists separated by commas; repeated names count once.
 
         Args:
@@ -53,10 +55,12 @@ class Plan:
         """
         if not 1 <= seeds <= _MOST_SEEDS:
             raise UsageError(f"seeds is {seeds}", where="--seeds", why=f"it must be in 1 .. {_MOST_SEEDS}")
-        # One by one: a method that refuses a width is a cell of the table, not an error.
-        found = [cell_config(config, name, "2").method for name in _names(methods, "--compare")]
+        found = _names(methods, "--compare")
+        for name in found:
+            if name not in METHODS:
+                raise UsageError(f"unknown method {name!r}", where="--compare", hint=", ".join(METHODS))
         bits = [cell_config(config, "gpfq", name).bits for name in _names(widths, "--bits")]
-        return Plan(tuple(dict.fromkeys(found)), tuple(dict.fromkeys(bits)), seeds)
+        return ComparisonPlan(tuple(dict.fromkeys(found)), tuple(dict.fromkeys(bits)), seeds)
 
 
 def base_width(widths: str) -> str:
@@ -84,7 +88,7 @@ def _names(text: str, where: str) -> list[str]:
     return names
 
 
-def compare(config: BuildConfig, plan: Plan, progress: Progress = silent) -> Comparison:
+def compare(config: BuildConfig, plan: ComparisonPlan, progress: Progress = silent) -> Comparison:
     """Quantize and measure every cell and write table, document and plot to `config.output`.
 
     Args:
@@ -104,7 +108,7 @@ def compare(config: BuildConfig, plan: Plan, progress: Progress = silent) -> Com
     return comparison
 
 
-def measure_all(config: BuildConfig, plan: Plan, progress: Progress = silent) -> Comparison:
+def measure_all(config: BuildConfig, plan: ComparisonPlan, progress: Progress = silent) -> Comparison:
     """The comparison without writing anything; see `compare`."""
     experiment = open_experiment(config, plan.seeds, progress)
     cells: list[Cell | FailedCell] = []
@@ -160,7 +164,7 @@ def _cell(
     return _average(method, bits, outcomes)
 
 
-def _average(method: str, bits: str, outcomes: Sequence[Outcome]) -> Cell:
+def _average(method: str, bits: str, outcomes: Sequence[MeasuredNetwork]) -> Cell:
     trials = [outcome.trial for outcome in outcomes]
     scores = [trial.score for trial in trials]
     errors = [trial.relative_error for trial in trials]

@@ -43,7 +43,7 @@ from deployq.errors import UsageError
 from deployq.quantizers import method_names
 from deployq.quantizers.layer import GRANULARITIES
 from deployq.quantizers.options import ORDERS, SolverOptions
-from deployq.recipes import AUTO
+from deployq.recipes import AUTO, default_bits
 from deployq.resources import resource_directory
 from deployq.targets import load_target
 from deployq.task import TASKS
@@ -78,7 +78,8 @@ class BuildConfig:
         output: directory to write.
         target: name of a target, see `deployq targets`.
         bits: weight width, "1".."8", "ternary" or "binary"; "auto" chooses one for each layer within
-            the budget of `flash`, `average_bits` or `max_drop`.
+            the budget of `flash`, `average_bits` or `max_drop`. If not given "2", or "ternary" for the
+            method sparse-gpfq, which needs a level zero.
         alphabet: weight alphabet by name; replaces the default one of `bits`, which then follows it.
         first: width of the first layer with weights; None for that of the others.
         last: width of the last layer with weights.
@@ -91,10 +92,10 @@ class BuildConfig:
         ridge: how strongly weights are held where samples are few; None for the method's.
         copies: times each sample enters the statistics, augmented but once; None for the method's.
         tune: passes over the samples that tune scales and biases; None for the method's.
-        augmentation: "auto", "none", "shift" or "flip": what may be done to an image.
+        augmentation: "auto", "none", "shift", "flip" or "mix": what may be done to a sample.
         task: "classification", "regression", or "auto": from the output's shape and whether labels are given.
         threshold: of sparse-gpfq, "soft" or "hard".
-        sparsity: of sparse-gpfq, the threshold in units of the scale.
+        sparsity: of sparse-gpfq, the threshold in units of the scale; None for 0.5 if soft, 1 if hard.
         directions: of maly-saab, directions of the data that are kept.
         granularity: what shares a weight scale, "channel" or "layer".
         activation_range: "minmax", "percentile" or "mse".
@@ -127,7 +128,7 @@ class BuildConfig:
     name: str | None = _setting(None, read_text)
     output: Path = _setting(Path("deployq-out"), read_directory)
     target: str = _setting("cortex-m4", read_text)
-    bits: str = _setting("2", read_bits)
+    bits: str = _setting("", read_bits)
     alphabet: str | None = _setting(None, read_text)
     first: str | None = _setting(None, read_bits)
     last: str | None = _setting(None, read_bits)
@@ -143,7 +144,7 @@ class BuildConfig:
     augmentation: str = _setting("auto", read_text)
     task: str = _setting("auto", read_text)
     threshold: str = _setting("soft", read_text)
-    sparsity: float = _setting(0.5, read_number)
+    sparsity: float | None = _setting(None, read_number)
     directions: int | None = _setting(None, read_integer)
     granularity: str = _setting("channel", read_text)
     activation_range: str = _setting("minmax", read_text)
@@ -167,6 +168,8 @@ class BuildConfig:
     force: bool = _setting(False, read_flag)
 
     def __post_init__(self) -> None:
+        if not self.bits:
+            object.__setattr__(self, "bits", default_bits(self.method))
         if self.alphabet or self.bits != AUTO_BITS:
             chosen = alphabet(self.alphabet) if self.alphabet else default_alphabet(self.bits)
             object.__setattr__(self, "bits", "ternary" if chosen.name == "ternary" else str(chosen.bits))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deployq.calibration import allowed_augmentation
 from deployq.codegen.packing import dense
 from deployq.config import BuildConfig
 from deployq.config_values import map_data_paths
@@ -19,17 +20,18 @@ from deployq.errors import UsageError
 from deployq.evaluation import Evaluation, labelled_samples
 from deployq.layerwise import IntegerModel
 from deployq.ops import QuantizedWeights
+from deployq.random_streams import Purpose, stream
 from deployq.report.comparison import Trial
-from deployq.report.quantization import ACCURACY, AGREEMENT, Measure, QuantizedLayer
+from deployq.report.quantization import EXPLAINED, Measure, QuantizedLayer
 from deployq.steps import Prepared, Progress, prepare, quantize_prepared, silent
 
 Indices = npt.NDArray[np.int64]
 
 #: More than any file holds: all samples are wanted.
 _NO_LIMIT = 10**9
-#: Samples on which the agreement with the float network is measured at most, and the fewest unused ones
+#: Samples on which the integer network is compared with the float network at most, and the fewest unused ones
 #: with which it is worth to leave the calibration samples out.
-_MOST_AGREEMENT, _FEWEST_UNUSED = 2000, 100
+_MOST_COMPARED, _FEWEST_UNUSED = 2000, 100
 
 #: Settings that say where something is or what C is generated, not how the network is quantized.
 _NOT_ABOUT_WEIGHTS = frozenset(
@@ -38,7 +40,7 @@ _NOT_ABOUT_WEIGHTS = frozenset(
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MeasuredNetwork:
     """A quantized network and what was measured of it."""
 
     network: IntegerModel
@@ -73,11 +75,10 @@ class Experiment:
     @property
     def measure(self) -> Measure:
         """What the scores mean."""
-        float_accuracy = self.evaluation.float_accuracy
-        kind = AGREEMENT if float_accuracy is None else ACCURACY
-        return Measure(kind, len(self.evaluation.samples), float_accuracy)
+        evaluation = self.evaluation
+        return Measure(evaluation.kind, len(evaluation.samples), evaluation.float_accuracy)
 
-    def run(self, config: BuildConfig, seed: int, progress: Progress = silent) -> Outcome:
+    def run(self, config: BuildConfig, seed: int, progress: Progress = silent) -> MeasuredNetwork:
         """Quantize as configured with the samples of a seed, and measure.
 
         Raises:
@@ -95,7 +96,7 @@ class Experiment:
         layers = _layers(network)
         error = float(np.mean([layer.relative_error for layer in layers])) if layers else 0.0
         trial = Trial(seed, score, error, network.solver_seconds, quantized - started, finished - started)
-        return Outcome(network, trial, layers, _bits_per_weight(network))
+        return MeasuredNetwork(network, trial, layers, _bits_per_weight(network))
 
 
 def open_experiment(config: BuildConfig, seeds: int = 1, progress: Progress = silent) -> Experiment:
@@ -105,7 +106,8 @@ def open_experiment(config: BuildConfig, seeds: int = 1, progress: Progress = si
     several, every seed draws as many at random.
 
     Raises:
-        UsageError: no model or data are given, or they cannot be read or do not fit.
+        UsageError: no model or data are given, they cannot be read or do not fit, or copies of samples are
+            asked for that nothing may be done to.
         ModelError: the model is not supported.
     """
     if config.model is None or config.calibration is None:
@@ -115,6 +117,7 @@ def open_experiment(config: BuildConfig, seeds: int = 1, progress: Progress = si
     limit = config.calibration_limit
     needed = limit if seeds == 1 and config.evaluation else _NO_LIMIT
     prepared = prepare(config.model, config.calibration, replace(config, calibration_limit=needed))
+    allowed_augmentation(config, prepared.graph.tensors[prepared.graph.input].shape)
     everything = prepared.samples
     drawn = _draw(len(everything), limit, config.seed, seeds)
     warnings = []
@@ -131,10 +134,14 @@ def open_experiment(config: BuildConfig, seeds: int = 1, progress: Progress = si
         unused = np.setdiff1d(np.arange(len(everything)), np.concatenate(drawn))
         if len(unused) < _FEWEST_UNUSED:
             unused = np.arange(len(everything))
-            warnings.append("the agreement is measured on the calibration samples, too: there are no others")
-        chosen = unused[_spread(len(unused), _MOST_AGREEMENT)]
+            warnings.append("the score is measured on the calibration samples, too: there are no others")
+        chosen = unused[_spread(len(unused), _MOST_COMPARED)]
         progress(f"run the float network on {len(chosen)} samples")
-        evaluation = Evaluation.of_answers(prepared.graph, everything.take(chosen))
+        evaluation = Evaluation.of_answers(prepared.graph, everything.take(chosen), config.task)
+        if evaluation.kind == EXPLAINED and config.task == "auto":
+            warnings.append(
+                "not known to be a classifier: --task classification counts equal answers, --eval right ones"
+            )
     draws = tuple(everything.take(indices) for indices in drawn)
     return Experiment(prepared, draws, config.seed, evaluation, tuple(warnings))
 
@@ -143,7 +150,7 @@ def _draw(count: int, limit: int, first_seed: int, seeds: int) -> list[Indices]:
     """Indices of the calibration samples of every seed."""
     if seeds == 1 or limit >= count:
         return [_spread(count, limit)] * seeds
-    generators = [np.random.default_rng(first_seed + index) for index in range(seeds)]
+    generators = [stream(Purpose.CALIBRATION_DRAW, first_seed + index) for index in range(seeds)]
     return [np.sort(generator.choice(count, limit, replace=False)) for generator in generators]
 
 

@@ -27,6 +27,7 @@ from deployq.quantizers.options import SolverOptions
 from deployq.quantizers.registry import Note
 from deployq.quantizers.residual import ResidualAccumulator
 from deployq.quantizers.statistics import LayerStatistics, StatisticsAccumulator
+from deployq.random_streams import Purpose, stream
 from deployq.threads import single_threaded
 
 Array = npt.NDArray[Any]
@@ -240,7 +241,7 @@ def _statistics(
     node: Node,
     known: Mapping[str, Quantization],
     chunks: int,
-    seed: Sequence[int],
+    seed: tuple[int, ...],
     branch: str | None,
 ) -> LayerStatistics:
     """Stream the stored activations into the statistics of one layer, and of the branch beside it."""
@@ -268,12 +269,21 @@ def _statistics(
     return statistics if branch is None else replace(statistics, residual=beside.finish())
 
 
-def sampled_positions(operator: WeightedOperator, shape: Shape, seed: Sequence[int]) -> npt.NDArray[np.intp]:
-    """The output positions of a layer, for inputs of a shape, that enter its statistics."""
+def sampled_positions(
+    operator: WeightedOperator, shape: Shape, seed: tuple[int, ...]
+) -> npt.NDArray[np.intp]:
+    """The output positions of a layer, for inputs of a shape, that enter its statistics.
+
+    Args:
+        operator: of the layer.
+        shape: of its input without the batch.
+        seed: of the user, then what tells the draws of one network apart: layer and chunk.
+    """
     total = operator.positions(shape)
     if total <= POSITIONS_PER_SAMPLE:
         return np.arange(total)
-    return np.sort(np.random.default_rng(seed).choice(total, POSITIONS_PER_SAMPLE, replace=False))
+    generator = stream(Purpose.POSITIONS, *seed)
+    return np.sort(generator.choice(total, POSITIONS_PER_SAMPLE, replace=False))
 
 
 def _rows(outputs: Array, groups: int, positions: npt.NDArray[np.intp]) -> Array:

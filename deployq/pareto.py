@@ -21,7 +21,8 @@ class ParetoRow:
         flash_bytes: constants, and code where it was counted.
         packed_bits: bits per weight in flash, padding included, without scales and biases.
         divergence: from the float network, without labels; see `ParetoTable.measure`.
-        agreement: percent of held-out samples with the same largest output as the float network.
+        agreement: percent of held-out samples with the same largest output as the float network; None of
+            a network that is no classifier.
         accuracy: top-1 on labelled samples, in percent; None without them.
         layers: in the order of execution.
         chosen: this one was built.
@@ -30,7 +31,7 @@ class ParetoRow:
     flash_bytes: int
     packed_bits: float
     divergence: float
-    agreement: float
+    agreement: float | None
     accuracy: float | None
     layers: tuple[LayerWidth, ...]
     chosen: bool = False
@@ -62,19 +63,20 @@ def pareto_cells(table: ParetoTable) -> tuple[tuple[str, ...], list[tuple[str, .
     """Column titles and rows of texts; the last column tells the widths in the order of the layers."""
     labelled = any(row.accuracy is not None for row in table.rows)
     flash = "flash bytes" if table.code_counted else "weights bytes"
-    accuracies = ("accuracy %",) if labelled else ()
-    columns = ("", flash, "bits", table.measure, "agreement %", *accuracies, "widths")
+    classifies = any(row.agreement is not None for row in table.rows)
+    percentages = [("agreement %", classifies), ("accuracy %", labelled)]
+    shown = tuple(title for title, present in percentages if present)
+    columns = ("", flash, "bits", table.measure, *shown, "widths")
     rows = []
     for row in table.rows:
-        accuracy = [] if not labelled else ["" if row.accuracy is None else f"{row.accuracy:.2f}"]
+        values = [(row.agreement, classifies), (row.accuracy, labelled)]
         rows.append(
             (
                 "*" if row.chosen else "",
                 f"{row.flash_bytes:,}",
                 f"{row.packed_bits:.3f}",
                 f"{row.divergence:.3g}",
-                f"{row.agreement:.2f}",
-                *accuracy,
+                *("" if value is None else f"{value:.2f}" for value, present in values if present),
                 " ".join(short_width(layer.alphabet) for layer in row.layers),
             )
         )

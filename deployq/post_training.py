@@ -92,7 +92,7 @@ def quantized(
 
 
 @dataclass(frozen=True)
-class Plan:
+class QuantizationPlan:
     """What a configuration means for a network and its samples.
 
     Attributes:
@@ -108,7 +108,7 @@ class Plan:
     fitted: Calibration
 
 
-def plan_of(calibration: Calibration, config: BuildConfig) -> Plan:
+def plan_of(calibration: Calibration, config: BuildConfig) -> QuantizationPlan:
     """The plan of a configuration; layers have the alphabet of `bits` or one chosen by hand.
 
     Raises:
@@ -127,10 +127,12 @@ def plan_of(calibration: Calibration, config: BuildConfig) -> Plan:
     if tuning.passes:
         indices, _ = split_samples(len(calibration.samples), tuning)
         fitted = replace(calibration, samples=calibration.samples.take(indices))
-    return Plan(chosen, settings, tuning, fitted)
+    return QuantizationPlan(chosen, settings, tuning, fitted)
 
 
-def solved(calibration: Calibration, plan: Plan, config: BuildConfig, progress: Progress) -> IntegerModel:
+def solved(
+    calibration: Calibration, plan: QuantizationPlan, config: BuildConfig, progress: Progress
+) -> IntegerModel:
     """Quantize and tune as planned."""
     network = quantize_graph(
         calibration.graph,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployq.comparison import DEFAULT_WIDTHS, Plan, base_width, compare
+from deployq.comparison import DEFAULT_WIDTHS, ComparisonPlan, base_width, compare
 from deployq.config import AUTO_BITS, BuildConfig, load_config
 from deployq.errors import UsageError
 from deployq.experiment import open_experiment, shared_settings
@@ -53,6 +53,13 @@ def quantize_from_options(
     if methods is None:
         if seeds is not None:
             raise UsageError("several seeds are for a comparison", where="--seeds", hint="give --compare")
+        widths = str(options.get("bits", ""))
+        if "," in widths:
+            raise UsageError(
+                f"several widths, {widths!r}, for one network",
+                where="--bits",
+                hint=f"--compare auto --bits {widths}, or --layer-bits NAME=4 for one layer",
+            )
         config = load_config({"output": DEFAULT_OUTPUT, **options}, config_file=config_file)
         report = quantize_to_directory(config, progress)
         return QuantizeResult(report, render_quantization(report), config.output)
@@ -63,7 +70,9 @@ def quantize_from_options(
     widths = options.get("bits", DEFAULT_WIDTHS)
     given = {"output": DEFAULT_COMPARISON, **options, "bits": base_width(widths)}
     config = load_config(given, config_file=config_file)
-    comparison = compare(config, Plan.parse(config, methods, widths, 1 if seeds is None else seeds), progress)
+    comparison = compare(
+        config, ComparisonPlan.parse(config, methods, widths, 1 if seeds is None else seeds), progress
+    )
     return QuantizeResult(comparison, render_comparison(comparison), config.output)
 
 

@@ -20,6 +20,11 @@ _TUNING_SAMPLES, _TUNING_SAMPLES_BINARY = 24576, 40960
 _NOT_TUNED = ("4", "5", "6", "7", "8")
 
 
+def default_bits(method: str) -> str:
+    """The width, as for --bits, of a method where the user gave none."""
+    return "ternary" if method == "sparse-gpfq" else "2"
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Defaults of a method; the user may override each.

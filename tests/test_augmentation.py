@@ -26,8 +26,10 @@ def rng() -> np.random.Generator:
     [
         ("auto", (3, 32, 32), "flip"),
         ("auto", (1, 28, 28), "none"),
-        ("auto", (3,), "none"),
-        ("auto", (784,), "none"),
+        ("auto", (3,), "mix"),
+        ("auto", (784,), "mix"),
+        ("mix", (784,), "mix"),
+        ("mix", (3, 8, 8), "mix"),
         ("flip", (1, 28, 28), "flip"),
         ("shift", (3, 8, 8), "shift"),
         ("shift", (784,), "none"),
@@ -52,7 +54,7 @@ def test_shape_type_and_memory_order(name: str, images: np.ndarray) -> None:  # 
         result = augmented(batch, Augmentation(name), rng())
         assert result.shape == batch.shape
         assert result.dtype == batch.dtype
-    if name != "none":
+    if name in ("shift", "flip"):
         assert result.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
@@ -98,3 +100,33 @@ def test_the_generator_decides(images: np.ndarray) -> None:  # type: ignore[type
     np.testing.assert_array_equal(augmented(images, flip, rng()), augmented(images, flip, rng()))
     other = augmented(images, flip, np.random.default_rng(4))
     assert not np.array_equal(augmented(images, flip, rng()), other)
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 4)])
+def test_mixtures_lie_between_two_samples(shape: tuple[int, ...]) -> None:
+    samples = np.random.default_rng(0).normal(size=(300, *shape)).astype(np.float32)
+    mixed = augmented(samples, Augmentation("mix"), rng())
+    moved = (mixed - samples).reshape(300, -1).astype(np.float64)
+    towards = (samples[None] - samples[:, None]).reshape(300, 300, -1)
+    lengths = np.maximum((towards**2).sum(axis=2), 1e-30)
+    shares = (towards * moved[:, None]).sum(axis=2) / lengths
+    off = np.linalg.norm(moved[:, None] - shares[:, :, None] * towards, axis=2)
+    partner = off.argmin(axis=1)
+    share = shares[np.arange(300), partner]
+    assert off.min(axis=1).max() < 1e-5, "on the line to another sample"
+    assert share.min() > -1e-5 and share.max() < 1 + 1e-5
+    assert len(set(partner)) > 150 and share.min() < 0.1 and share.max() > 0.9
+
+
+def test_mixtures_of_codes_are_codes() -> None:
+    codes = np.random.default_rng(0).integers(-128, 128, size=(200, 30)).astype(np.int8)
+    mixed = augmented(codes, Augmentation("mix"), rng())
+    real = augmented(codes.astype(np.float32), Augmentation("mix"), rng())
+    np.testing.assert_array_equal(mixed, np.floor(real + 0.5))
+    constant = np.full((50, 3), 127, dtype=np.int8)
+    np.testing.assert_array_equal(augmented(constant, Augmentation("mix"), rng()), constant)
+
+
+def test_mixtures_are_for_training_alone() -> None:
+    assert not Augmentation("mix").lifelike.changes
+    assert Augmentation("flip").lifelike == Augmentation("flip")

@@ -18,7 +18,7 @@ import pytest
 
 from deployq import cli, comparison, experiment
 from deployq.arithmetic import FloatArray
-from deployq.comparison import Plan, base_width
+from deployq.comparison import ComparisonPlan, base_width
 from deployq.config import BuildConfig, example_config, load_config
 from deployq.errors import ExitCode, UsageError
 from deployq.quantizers import registry
@@ -225,7 +225,7 @@ def test_all_cells_failing_is_an_error(
         (["--compare", "gpfq", "--method", "msq"], "a comparison takes no method"),
         (["--compare", "gpfq", "--alphabet", "binary"], "a comparison takes no alphabet"),
         (["--seeds", "2"], "several seeds are for a comparison"),
-        (["--bits", "1,2"], "unknown weight width '1,2'"),
+        (["--bits", "1,2"], "several widths, '1,2', for one network"),
         (["absent.onnx"], "no calibration data given"),
         (["absent.onnx", "--compare", "gpfq"], "no calibration data given"),
     ],
@@ -265,7 +265,7 @@ def test_the_output_of_a_configuration_file_is_for_builds(
     assert Run(capsys, *FEW).code == ExitCode.OK
     report = json.loads((elsewhere / "deployq-quantized" / "quantization.json").read_text())
     assert {layer["alphabet"] for layer in report["layers"]} == {"midtread-4"}
-    assert report["measure"]["kind"] == "agreement"
+    assert report["measure"]["kind"] == "explained variance"
     assert not (elsewhere / "firmware").exists()
 
 
@@ -316,17 +316,53 @@ def test_every_setting_is_an_option() -> None:
     assert {"compare", "seeds", "as_json", "quiet", "verbose"} <= parameters
 
 
+def test_several_widths_without_a_comparison_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(capsys, "--bits", "1,2")
+    assert run.code == ExitCode.USAGE
+    assert run.err.startswith("deployq: several widths, '1,2', for one network")
+    assert "--compare auto --bits 1,2" in run.err
+
+
+def test_an_unknown_method_of_a_comparison_names_its_option() -> None:
+    with pytest.raises(UsageError, match="unknown method 'bogus'") as caught:
+        ComparisonPlan.parse(digits(), "gpfq,bogus")
+    assert caught.value.where == "--compare"
+    assert "qronos" in caught.value.hint
+
+
+def test_sparse_weights_are_ternary_unless_a_width_is_given(
+    capsys: pytest.CaptureFixture[str], elsewhere: Path
+) -> None:
+    (elsewhere / "deployq.toml").write_text(
+        f'model = "{EXAMPLE}/digits.onnx"\ncalibration = "{EXAMPLE}/digits.npz:x_train"\nscale = "1/255"\n'
+    )
+    run = Run(capsys, *FEW, "--method", "sparse-gpfq", "--json", "--quiet")
+    assert run.code == ExitCode.OK, run.err
+    assert {layer["alphabet"] for layer in run.document["layers"]} == {"ternary"}
+    refused = Run(capsys, *FEW, "--method", "sparse-gpfq", "--bits", "2")
+    assert refused.code == ExitCode.USAGE
+    assert "needs the level zero" in refused.err and "--bits ternary" in refused.err
+
+
+def test_copies_of_what_is_not_augmented_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(capsys, *FEW, "--copies", "4")
+    assert run.code == ExitCode.USAGE
+    assert "--copies" in run.err and "--augmentation shift" in run.err
+    for arguments in (["--copies", "4", "--augmentation", "shift"], ["--copies", "1"]):
+        assert Run(capsys, *FEW, *arguments, "--force").code == ExitCode.OK
+
+
 def test_plans() -> None:
     config = digits()
-    plan = Plan.parse(config, "msq,gpfq,msq", "binary, 1,ternary", 2)
-    assert plan == Plan(("msq", "gpfq"), ("1", "ternary"), 2)
-    assert Plan.parse(config, "gpfq").widths == ("1", "ternary", "2", "3", "4")
+    plan = ComparisonPlan.parse(config, "msq,gpfq,msq", "binary, 1,ternary", 2)
+    assert plan == ComparisonPlan(("msq", "gpfq"), ("1", "ternary"), 2)
+    assert ComparisonPlan.parse(config, "gpfq").widths == ("1", "ternary", "2", "3", "4")
     assert base_width("1,2") == "1" and base_width("1,auto") == "auto"
 
 
 def test_a_budget_is_for_the_automatic_width_alone() -> None:
     config = digits(bits="auto", average_bits=2.1)
-    assert Plan.parse(config, "gpfq", "2,auto").widths == ("2", "auto")
+    assert ComparisonPlan.parse(config, "gpfq", "2,auto").widths == ("2", "auto")
     at_two, chosen = (comparison.cell_config(config, "msq", bits) for bits in ("2", "auto"))
     assert (at_two.bits, at_two.average_bits, at_two.method) == ("2", None, "msq")
     assert (chosen.bits, chosen.average_bits) == ("auto", 2.1)

@@ -32,6 +32,14 @@ def test_what_the_user_sets_wins() -> None:
     assert (settings.options.order, settings.options.ridge) == ("natural", 0.5)
 
 
+def test_the_width_where_none_is_given() -> None:
+    assert {name: BuildConfig(method=name).bits for name in METHODS} == {
+        name: "ternary" if name == "sparse-gpfq" else "2" for name in METHODS
+    }
+    assert BuildConfig(method="sparse-gpfq", bits="4").bits == "4"
+    assert BuildConfig(method="sparse-gpfq", alphabet="midtread-3").bits == "3"
+
+
 def test_every_method_can_be_configured() -> None:
     assert set(METHODS) == {AUTO, *method_names()}
     for name in METHODS:

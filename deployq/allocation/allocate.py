@@ -50,16 +50,12 @@ class Allocation:
         alphabets: of every weighted node, by name.
         larger: assignments that take more flash within the budget and diverge less, ascending: what to
             turn to where the network built from `alphabets` disappoints.
-        flash_bytes: predicted, see `FlashCosts.flash_bytes`.
-        packed_bits: bits per weight in flash, padding included.
         table: flash against accuracy, of all that was measured.
         notes: what the user should know, one sentence each.
     """
 
     alphabets: Mapping[str, Alphabet]
     larger: tuple[Mapping[str, Alphabet], ...]
-    flash_bytes: int
-    packed_bits: float
     table: ParetoTable
     notes: tuple[str, ...]
 
@@ -125,8 +121,7 @@ def allocate(
         for candidate in front(search.candidates, costs)
         if costs.flash_bytes(candidate.assignment) > flash and budget.allows(costs, candidate.assignment)
     )
-    packed_bits = costs.packed_bits(chosen.assignment)
-    return Allocation(chosen.assignment, larger, flash, packed_bits, table, (note,))
+    return Allocation(chosen.assignment, larger, table, (note,))
 
 
 def _try(search: Search, budget: Budget) -> None:

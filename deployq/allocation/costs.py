@@ -48,7 +48,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class LayerCosts:
+class LayerOptions:
     """The options of a weighted node, by name of the alphabet, and its number of weights."""
 
     node: str
@@ -93,7 +93,7 @@ class FlashCosts:
         code: of the kernels.
     """
 
-    layers: Mapping[str, LayerCosts]
+    layers: Mapping[str, LayerOptions]
     other_bytes: int
     code: CodeSizes = field(default_factory=CodeSizes)
 
@@ -171,7 +171,7 @@ def flash_costs(
                 letters, tables_bytes, codes_bytes, step.call.function, step.call.scratch_bytes
             )
     layers = {
-        node.name: LayerCosts(node.name, int(node.op.weight.size), found[node.name])  # type: ignore[attr-defined]
+        node.name: LayerOptions(node.name, int(node.op.weight.size), found[node.name])  # type: ignore[attr-defined]
         for node in weighted_nodes(graph)
     }
     if ram is not None:
@@ -210,13 +210,13 @@ def arena_bytes(
 
 
 def _within_ram(
-    layers: Mapping[str, LayerCosts],
+    layers: Mapping[str, LayerOptions],
     graph: Graph,
     calibrated: Mapping[str, Quantization],
     target: Target,
     io_layout: str,
     ram: int,
-) -> dict[str, LayerCosts]:
+) -> dict[str, LayerOptions]:
     """The layers without the options that exceed `ram` even where all other layers need the least.
 
     Scratch memory lives during one step only, so the arena is hardly ever larger than that of the
@@ -234,7 +234,7 @@ def _within_ram(
             why="the activations alone take that much; widths of weights do not change it",
             hint="a smaller input or fewer channels in the largest layer",
         )
-    kept: dict[str, LayerCosts] = {}
+    kept: dict[str, LayerOptions] = {}
     for name, costs in layers.items():
         fitting = {}
         for option in costs.options.values():
@@ -242,5 +242,5 @@ def _within_ram(
             alone = {**least, name: option.alphabet}
             if not needs_more or arena_bytes(graph, calibrated, target, io_layout, alone) <= ram:
                 fitting[option.alphabet.name] = option
-        kept[name] = LayerCosts(name, costs.weights, fitting)
+        kept[name] = LayerOptions(name, costs.weights, fitting)
     return kept

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from deployq.allocation.costs import FlashCosts
+from deployq.allocation.divergence import MEASURES
 from deployq.allocation.search import Candidate
 from deployq.pareto import LayerWidth, ParetoRow, ParetoTable
 
@@ -41,17 +42,27 @@ def pareto_table(
     shown = front(candidates, costs)
     if chosen not in shown:
         shown = sorted([*shown, chosen], key=lambda item: costs.flash_bytes(item.assignment))
-    rows = tuple(replace(_row(candidate, costs, accuracy), chosen=candidate is chosen) for candidate in shown)
+    classifies = measure == MEASURES[0]
+    rows = tuple(
+        replace(_row(candidate, costs, accuracy, classifies=classifies), chosen=candidate is chosen)
+        for candidate in shown
+    )
     counted = costs.code.base_bytes > 0
     return ParetoTable(measure, counted, float_accuracy, rows)
 
 
-def _row(candidate: Candidate, costs: FlashCosts, accuracy: Callable[[Candidate], float] | None) -> ParetoRow:
+def _row(
+    candidate: Candidate,
+    costs: FlashCosts,
+    accuracy: Callable[[Candidate], float] | None,
+    *,
+    classifies: bool,
+) -> ParetoRow:
     return ParetoRow(
         flash_bytes=costs.flash_bytes(candidate.assignment),
         packed_bits=costs.packed_bits(candidate.assignment),
         divergence=candidate.divergence,
-        agreement=candidate.agreement,
+        agreement=candidate.agreement if classifies else None,
         accuracy=None if accuracy is None else accuracy(candidate),
         layers=tuple(LayerWidth(name, candidate.assignment[name].name) for name in costs.layers),
     )

@@ -62,7 +62,7 @@ def run_rounded(
     return round_to(output, quantization)
 
 
-class Simulation:
+class RoundedNetwork:
     """A float graph and the quantization of its tensors; runs it with any weights.
 
     Args:

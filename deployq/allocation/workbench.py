@@ -11,7 +11,7 @@ import numpy as np
 from deployq.activations import ActivationStore, activation_store
 from deployq.allocation.costs import Assignment
 from deployq.allocation.divergence import Reference, measure_of
-from deployq.allocation.simulation import Simulation, int8_codes, quantized_operator, run_rounded
+from deployq.allocation.simulation import RoundedNetwork, int8_codes, quantized_operator, run_rounded
 from deployq.allocation.trial import known_quantizations
 from deployq.alphabet import Alphabet
 from deployq.errors import UsageError
@@ -69,7 +69,7 @@ class Workbench:
     ) -> None:
         self.graph, self.settings = graph, settings
         self.known = known_quantizations(graph, calibrated)
-        self.simulation = Simulation(graph, self.known, scores_tensor(graph))
+        self.simulation = RoundedNetwork(graph, self.known, scores_tensor(graph))
         self._store, self._uses = store, last_uses(graph)
         self._operators: dict[tuple[str, Prefix, str], FloatOperator] = {}
         self._statistics: dict[str, tuple[Prefix, LayerStatistics]] = {}
@@ -168,7 +168,7 @@ class Workbench:
         """Values of a tensor in the network quantized last."""
         return dequantize(self._store.get(f"int8 {tensor}", chunk), self.known[tensor])
 
-    def _take_statistics(self, node: Node, seed: Sequence[int]) -> LayerStatistics:
+    def _take_statistics(self, node: Node, seed: tuple[int, ...]) -> LayerStatistics:
         """As `quantize_graph` takes them, but for the compensation between branches."""
         operator = node.op
         assert isinstance(operator, WeightedOperator)

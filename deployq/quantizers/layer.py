@@ -14,7 +14,7 @@ from deployq.quantizers.options import SolverOptions
 from deployq.quantizers.refine import refine_levels
 from deployq.quantizers.registry import Note, Problem, remark_of, silent
 from deployq.quantizers.registry import method as find_method
-from deployq.quantizers.search import Objective, search_scale
+from deployq.quantizers.search import LayerObjective, search_scale
 from deployq.quantizers.statistics import LayerStatistics
 
 GRANULARITIES = ("channel", "layer")
@@ -99,7 +99,7 @@ def quantize_layer(
 def _relative_error(
     statistics: LayerStatistics, weights: FloatArray, levels: FloatArray, scales: FloatArray
 ) -> float:
-    objective = Objective.of(statistics, weights)
+    objective = LayerObjective.of(statistics, weights)
     error, energy = objective.error(levels, scales).sum(), objective.energy.sum()
     if energy == 0:
         return float(error > 0)

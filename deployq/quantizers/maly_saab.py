@@ -57,9 +57,12 @@ def prepare(problem: Problem) -> Solve:
     of X~^T X~ are kept, see `leading_directions` for the default. On the layers of the benchmark
     networks that makes it about as good as GPFQ, at a much higher price.
 
-    Guarantee (2209.03487): if the data have r directions and the range holds the weights, at most r
-    weights of a neuron are rounded, each by at most half a step, so that for N >> r the relative error
-    decays like sqrt(r / N) on generic data. For full-rank data there is none.
+    Guarantee: the idea is that of 2209.03487, the statement and its derivation are ours, and the cells
+    above are not the paper's. If the data have r directions and the range holds the weights, more than r
+    free columns have a kernel to walk along, so at most r weights of a neuron are left to be rounded, each
+    by at most half a step of step * a. On generic data r such errors add up to sqrt(r) step a |X_t| / 2 at
+    most, X w to |w| |X_t| with |w| ~ sqrt(N): the relative error decays like sqrt(r / N). For full-rank data
+    there is no guarantee.
     """
     statistics, weights = problem.statistics, problem.weights
     spaces = [

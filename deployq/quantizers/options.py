@@ -19,7 +19,8 @@ class SolverOptions:
         order: in which the inputs of a layer are decided: "natural", or "descending" in |X~_t|, so
             that small inputs are left to correct the error of large ones.
         threshold: of sparse-gpfq, "soft" or "hard".
-        sparsity: of sparse-gpfq, the threshold lambda in units of the scale, at least 0.
+        sparsity: of sparse-gpfq, the threshold lambda in units of the scale, at least 0; None for the
+            default of the kind of threshold, see `threshold_size`.
         directions: of maly-saab, leading directions of the data that are kept; None for its default.
         ridge: how strongly weights are held where samples are few, see `LayerStatistics.with_ridge`.
         seed: of stochastic quantizers.
@@ -30,7 +31,7 @@ class SolverOptions:
 
     order: str = "natural"
     threshold: str = "soft"
-    sparsity: float = 0.5
+    sparsity: float | None = None
     directions: int | None = None
     ridge: float = 0.0
     seed: tuple[int, ...] = (0,)
@@ -42,9 +43,20 @@ class SolverOptions:
                 raise UsageError(f"unknown {name} {value!r}", where=f"--{name}", hint=" or ".join(allowed))
         for name in ("sparsity", "ridge"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
+            if value is not None and not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"{name} is {value}", where=f"--{name}", why="it must be 0 or more")
         if self.directions is not None and self.directions < 1:
             raise UsageError(
                 f"directions is {self.directions}", where="--directions", why="it must be 1 or more"
             )
+
+    @property
+    def threshold_size(self) -> float:
+        """Lambda of sparse-gpfq: `sparsity`, or the default for the kind of threshold.
+
+        Both defaults make zero of what is up to one step from it: a soft threshold of 0.5, as what is left
+        is rounded, a hard one of 1. Up to 0.5 a hard one would change nothing.
+        """
+        if self.sparsity is not None:
+            return self.sparsity
+        return 0.5 if self.threshold == "soft" else 1.0

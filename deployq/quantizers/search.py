@@ -41,7 +41,7 @@ _ELEMENTS_PER_CALL = 2**23
 
 
 @dataclass(frozen=True)
-class Objective:
+class LayerObjective:
     """The error |X w - a X~ q|^2 = energy - 2 a <q, target> + a^2 <q, gram q> of neurons.
 
     Attributes:
@@ -57,14 +57,14 @@ class Objective:
     energy: FloatArray
 
     @staticmethod
-    def of(statistics: LayerStatistics, weights: FloatArray) -> Objective:
+    def of(statistics: LayerStatistics, weights: FloatArray) -> LayerObjective:
         """The objective of real weights (groups, N, C)."""
         energy = np.einsum("gnc,gnc->gc", weights, statistics.analog_gram @ weights)
         if statistics.residual is not None:
             energy += 2 * np.einsum("gnc,gnc->gc", weights, statistics.residual.analog)
             energy += statistics.residual.energy
         target = statistics.targets(statistics.cross, weights)
-        return Objective(statistics.gram, target, np.maximum(energy, 0))
+        return LayerObjective(statistics.gram, target, np.maximum(energy, 0))
 
     def terms(self, levels: FloatArray) -> tuple[FloatArray, FloatArray]:
         """<q, target> and <q, gram q> of levels (groups, N, K, C), each (groups, K, C)."""
@@ -128,7 +128,7 @@ def search_scale(solver: Solver, problem: Problem, granularity: str) -> tuple[Fl
     empty = np.asarray(problem.statistics.dead.all(axis=1))
     problem = replace(problem, statistics=_with_directions(problem.statistics, empty))
     solve = prepared(solver, problem)
-    objective = Objective.of(problem.statistics, problem.weights)
+    objective = LayerObjective.of(problem.statistics, problem.weights)
     importance, tolerance = None, _ROUNDING * objective.energy
     if granularity == "layer":
         importance = neuron_importance(np.where(empty[:, None], 0, objective.energy))
@@ -151,7 +151,7 @@ def search_scale(solver: Solver, problem: Problem, granularity: str) -> tuple[Fl
 
 
 def _solve(
-    solve: Solve, objective: Objective, candidates: FloatArray, importance: FloatArray | None
+    solve: Solve, objective: LayerObjective, candidates: FloatArray, importance: FloatArray | None
 ) -> tuple[npt.NDArray[np.int16], FloatArray, FloatArray]:
     """Run a prepared solver on candidate scales (groups, K, C).
 

@@ -19,7 +19,7 @@ from deployq.quantizers.registry import Problem, Solve, quantizer
 def prepare(problem: Problem) -> Solve:
     """GPFQ with a quantizer that prefers the level zero; O(N^2 K C).
 
-    With lambda = `options.sparsity` in units of the scale (one level), and v the argument of the quantizer:
+    With lambda = `options.threshold_size` in units of the scale, and v the argument of the quantizer:
 
         soft:  Q(v - lambda) for v > lambda, Q(v + lambda) for v < -lambda, else 0;
         hard:  Q(v) for |v| > lambda, else 0.
@@ -29,8 +29,15 @@ def prepare(problem: Problem) -> Solve:
     quantizer an alphabet with a gap of width lambda about zero; deployq's levels are equispaced.
     The error of a skipped weight stays on the path, and later weights make up for it.
 
-    Guarantee (2201.11113): for an alphabet that is wide enough the relative square error of a layer on
-    generic data decays like log(N) / N as for GPFQ, with a constant that grows with lambda.
+    Guarantee: 2201.11113 treats the sparse quantizers, too, with constants that we do not quote. What
+    holds here is derived in a line. With X~ = X, u_t = P u_{t-1} + (v - Q(v)) a X_t, where P projects
+    perpendicularly to X_t, so
+
+        |u_t|^2 <= |P u_{t-1}|^2 + (delta a |X_t|)^2,    delta = lambda + 1/2 soft, max(lambda, 1/2) hard,
+
+    while nothing is clipped. On generic rows in R^m, |P u|^2 is (1 - 1/m) |u|^2 on average, so |u|^2 settles
+    at m (delta a |X_t|)^2 while |X w|^2 grows with N: the relative square error decays like delta^2 m / N,
+    for GPFQ as for its sparse forms, which pay with delta.
 
     Raises:
         UsageError: the alphabet has no level zero.
@@ -38,11 +45,16 @@ def prepare(problem: Problem) -> Solve:
     if 0 not in problem.alphabet.values:
         raise UsageError(
             f"sparse-gpfq needs the level zero, which the alphabet {problem.alphabet.name} has not",
-            where="--method",
-            hint="use ternary, midtread-b or symmetric-b, or the method gpfq",
+            where="--method sparse-gpfq",
+            hint="--bits ternary, --alphabet midtread-2 (or -3, -4), or --method gpfq",
         )
     chosen = soft_level if problem.options.threshold == "soft" else hard_level
-    choose = partial(chosen, problem.alphabet, problem.options.sparsity)
+    size = problem.options.threshold_size
+    if chosen is hard_level and 0 < size <= problem.alphabet.step / 2:
+        problem.note(
+            f"a hard threshold of {size:g} changes nothing: up to half a step is rounded to zero anyway"
+        )
+    choose = partial(chosen, problem.alphabet, size)
     return partial(path_following(problem).run, choose=choose)
 
 

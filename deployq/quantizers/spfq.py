@@ -10,6 +10,7 @@ from deployq.alphabet import Alphabet
 from deployq.arithmetic import FloatArray
 from deployq.quantizers.gpfq import path_following
 from deployq.quantizers.registry import Problem, Solve, quantizer
+from deployq.random_streams import Purpose, stream
 
 #: Probability with which the bound of `bits_of_bound` may fail.
 _FAILURE = 0.01
@@ -80,7 +81,7 @@ def prepare(problem: Problem) -> Solve:
     recursion = path_following(problem)
 
     def solve(scales: FloatArray) -> FloatArray:
-        generator = np.random.default_rng(problem.options.seed)
+        generator = stream(Purpose.STOCHASTIC_ROUNDING, *problem.options.seed)
         groups, _, channels = problem.weights.shape
         repeats = (1, scales.shape[1] // channels)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from deployq.errors import UsageError
 from deployq.report.comparison import Cell, Comparison, Trial
+from deployq.report.quantization import EXPLAINED, Measure
 from deployq.report.text import printable
 
 if TYPE_CHECKING:
@@ -90,10 +91,14 @@ def _explanation(comparison: Comparison) -> str:
     return f"{samples}; mean of {len(comparison.seeds)} draws, bars from the lowest to the highest"
 
 
+def _measured(measure: Measure) -> str:
+    return measure.kind if measure.kind == EXPLAINED else f"top-1 {measure.kind}"
+
+
 def _draw_scores(axes: Axes, comparison: Comparison) -> None:
-    """Left: accuracy or agreement, with the float network as a dashed line."""
+    """Left: what the comparison measures, with the float network as a dashed line."""
     measure = comparison.measure
-    _prepare(axes, comparison, f"{printable(comparison.model)}: top-1 {measure.kind}, percent")
+    _prepare(axes, comparison, f"{printable(comparison.model)}: {_measured(measure)}, percent")
     _draw_lines(axes, comparison, lambda trial: trial.score)
     if measure.float_accuracy is not None:
         label = f"float {measure.float_accuracy:.2f}"

@@ -9,8 +9,9 @@ from typing import Any
 from deployq.pareto import ParetoTable, render_pareto
 from deployq.report.text import printable, render_listing
 
-#: What a score is, where the evaluation data have labels and where they have not.
-ACCURACY, AGREEMENT = "accuracy", "agreement"
+#: What a score is: where the evaluation data have labels; where they have none, of a classifier, and of
+#: any other network.
+ACCURACY, AGREEMENT, EXPLAINED = "accuracy", "agreement", "explained variance"
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,11 @@ class Measure:
     """What the scores of a report mean.
 
     Attributes:
-        kind: "accuracy" (percent of labels) or "agreement" (percent of the float network's own answers).
+        kind: "accuracy" (percent of labels), "agreement" (percent of the float network's own answers) or
+            "explained variance" (percent of the variance of the float network's outputs; below 0 where
+            their mean would be a better answer).
         samples: how many the scores are of.
-        float_accuracy: of the float network in percent; None with "agreement".
+        float_accuracy: of the float network in percent; None without labels.
     """
 
     kind: str
@@ -56,7 +59,9 @@ class Measure:
         """E.g. "accuracy in percent on 500 labelled samples"."""
         if self.kind == ACCURACY:
             return f"accuracy in percent on {self.samples:,} labelled samples"
-        return f"agreement with the float network in percent on {self.samples:,} samples"
+        if self.kind == AGREEMENT:
+            return f"agreement with the float network in percent on {self.samples:,} samples"
+        return f"explained variance of the float outputs in percent on {self.samples:,} samples"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from deployq.augmentation import Augmentation
 from deployq.errors import UsageError
 from deployq.layerwise import IntegerModel
+from deployq.random_streams import Purpose, stream
 from deployq.task import TASKS
 
 Indices = npt.NDArray[np.int64]
@@ -30,8 +31,8 @@ class TuneSettings:
         batch: samples per step.
         rate: peak learning rate of Adam: a step changes a scale by up to about this share, a bias
             by up to this share of the standard deviation of the layer's output.
-        augmentation: of the images trained on.
-        held_out: share of the samples that are never trained on and decide whether to keep the result.
+        augmentation: of the samples trained on.
+        held_out: share of the samples that are never trained on and tell whether to keep the result.
         seed: of the split, the order and the augmentation.
         granularity: "channel" or "layer": what shares a scale, as the network was quantized.
         hints: weight of the differences at the ends of residual blocks beside that of the output.
@@ -69,7 +70,7 @@ class Tuned:
     """Outcome of tuning.
 
     Attributes:
-        network: the tuned network, or the very network given if tuning was skipped or did not help.
+        network: the tuned network, or the very network given if tuning was skipped or made it worse.
         divergence_before: of the integer network given from the float one, on the held-out samples;
             NaN if tuning was skipped.
         divergence_after: of `network`, on the same samples.
@@ -91,7 +92,7 @@ def split_samples(count: int, settings: TuneSettings) -> tuple[Indices, Indices]
     codes were fitted to, the network before tuning looks better than it is (ResNet-8 with 256 samples:
     0.16 to 0.24 in place of 0.32), and good tuning is refused.
     """
-    order = np.random.default_rng([settings.seed, 0]).permutation(count)
+    order = stream(Purpose.TUNING_SPLIT, settings.seed).permutation(count)
     held_out = max(int(count * settings.held_out), FEWEST_HELD_OUT)
     if count < FEWEST_TUNED:
         held_out = 0

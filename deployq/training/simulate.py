@@ -105,7 +105,7 @@ class Tunable:
 
 
 @dataclass(frozen=True)
-class Simulation:
+class TorchNetwork:
     """An integer graph in torch.
 
     Attributes:
@@ -117,7 +117,7 @@ class Simulation:
     tunables: Mapping[str, Tunable]
 
     @staticmethod
-    def of(graph: Graph, *, shared: bool = False) -> Simulation:
+    def of(graph: Graph, *, shared: bool = False) -> TorchNetwork:
         """The torch form of an integer graph.
 
         Args:
@@ -140,7 +140,7 @@ class Simulation:
                 step = form(node.op, sources, output)
             return step
 
-        return Simulation(Execution.of(graph, _FORMS, make), tunables)
+        return TorchNetwork(Execution.of(graph, _FORMS, make), tunables)
 
     def parameters(self) -> list[Tensor]:
         """Everything that is tuned."""

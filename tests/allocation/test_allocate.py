@@ -10,7 +10,7 @@ import pytest
 
 from deployq.allocation.allocate import Labelled, allocate
 from deployq.allocation.costs import FlashCosts, flash_costs
-from deployq.allocation.pareto import front
+from deployq.allocation.pareto import front, pareto_table
 from deployq.allocation.program import Budget
 from deployq.allocation.search import Candidate, Search
 from deployq.allocation.sensitivity import SENSITIVITY_CHUNKS, measure, widest, with_wide_options
@@ -92,12 +92,11 @@ def test_the_choice_is_within_its_budget_and_more_budget_is_not_worse(costs: Fla
     divergences = []
     for bits in (1.6, 2.2, 3.5):
         found = run(costs, Budget(average_bits=bits), ladder=())
-        assert costs.packed_bits(found.alphabets) == found.packed_bits <= bits
-        assert costs.flash_bytes(found.alphabets) == found.flash_bytes
+        assert costs.packed_bits(found.alphabets) <= bits
         divergences += [row.divergence for row in found.table.rows if row.chosen]
     assert divergences[0] > divergences[1] > divergences[2]
-    flash = found.flash_bytes - 200
-    assert run(costs, Budget(flash), ladder=()).flash_bytes <= flash
+    flash = costs.flash_bytes(found.alphabets) - 200
+    assert costs.flash_bytes(run(costs, Budget(flash), ladder=()).alphabets) <= flash
 
 
 def test_equal_arguments_give_equal_results(costs: FlashCosts) -> None:
@@ -141,7 +140,10 @@ def test_a_candidate_beats_another_only_beyond_the_error_of_measurement() -> Non
 def test_the_smallest_network_within_a_drop(costs: FlashCosts) -> None:
     loose = run(costs, Budget(), max_drop=30.0, labelled=labelled())
     tight = run(costs, Budget(), max_drop=5.0, labelled=labelled())
-    assert loose.flash_bytes < tight.flash_bytes < costs.flash_bytes(widest(costs))
+    sizes = [
+        costs.flash_bytes(assignment) for assignment in (loose.alphabets, tight.alphabets, widest(costs))
+    ]
+    assert sizes[0] < sizes[1] < sizes[2]
     for found, limit in ((loose, 30.0), (tight, 5.0)):
         row = next(row for row in found.table.rows if row.chosen)
         assert row.accuracy is not None and found.table.float_accuracy is not None
@@ -191,6 +193,18 @@ def test_the_front_leaves_out_what_a_smaller_network_beats(costs: FlashCosts) ->
     assert front([best, bad, good], costs) == [good, best]
 
 
+@pytest.mark.parametrize(("measure", "classifies"), [("KL", True), ("squared error", False)])
+def test_only_classifiers_agree(costs: FlashCosts, measure: str, classifies: bool) -> None:
+    chosen = {name: default_alphabet("2") for name in costs.layers}
+    candidate = Candidate(chosen, np.full(4, 0.25), 50.0)
+    table = pareto_table([candidate], candidate, costs, measure)
+    assert [row.agreement for row in table.rows] == [50.0 if classifies else None]
+    assert ("agreement %" in render_pareto(table)) == classifies
+    columns, rows = pareto_cells(table)
+    assert len(columns) == len(rows[0])
+    assert from_document(ParetoTable, json.loads(dump_json(to_document(table)))) == table
+
+
 def test_the_table_reads_as_text_and_as_json(costs: FlashCosts) -> None:
     found = run(costs, Budget(average_bits=2.5), labelled=labelled())
     table = found.table
@@ -204,7 +218,7 @@ def test_the_table_reads_as_text_and_as_json(costs: FlashCosts) -> None:
     assert "accuracy %" in columns and f"{table.float_accuracy:.2f} %" in text
     assert len(rows) == len(table.rows) and all(len(row) == len(columns) for row in rows)
     assert [line for line in text.splitlines() if line.startswith("*")] == [
-        line for line in text.splitlines() if f"{found.flash_bytes:,}" in line
+        line for line in text.splitlines() if f"{costs.flash_bytes(found.alphabets):,}" in line
     ]
     unlabelled = replace(
         table, float_accuracy=None, rows=tuple(replace(row, accuracy=None) for row in table.rows)

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from deployq.allocation.costs import CodeSizes, FlashCosts, LayerCosts, Option
+from deployq.allocation.costs import CodeSizes, FlashCosts, LayerOptions, Option
 from deployq.allocation.program import Budget, choose, choose_several
 from deployq.alphabet import Alphabet, default_alphabet
 from deployq.errors import BudgetError, UsageError
@@ -27,7 +27,7 @@ def instance(rng: np.random.Generator, layers: int, *, code: bool) -> Instance:
             codes = weights * letters.bits // 8 + int(rng.integers(0, 5))
             function = f"kernel{index % 2}_{width}"
             options[letters.name] = Option(letters, codes + int(rng.integers(0, 20)), codes, function, 0)
-        costs[f"layer {index}"] = LayerCosts(f"layer {index}", weights, options)
+        costs[f"layer {index}"] = LayerOptions(f"layer {index}", weights, options)
         sensitivities[f"layer {index}"] = {
             name: float(rng.gamma(1.0) * 4.0**-option.alphabet.bits) for name, option in options.items()
         }

@@ -71,5 +71,26 @@ def test_alphabets_without_zero_are_refused(name: str) -> None:
         levels_of(layer, name, np.ones((1, 2)))
 
 
+def test_defaults_of_both_thresholds_make_zero_of_what_is_within_a_step() -> None:
+    values, letters = np.array([-1.4, -1.01, -0.99, -0.5, 0.0, 0.6, 0.99, 1.01, 1.4]), alphabet("ternary")
+    expected = [-1, -1, 0, 0, 0, 0, 0, 1, 1]
+    for threshold, choose in (("soft", soft_level), ("hard", hard_level)):
+        size = SolverOptions(threshold=threshold).threshold_size
+        np.testing.assert_array_equal(choose(letters, size, values), expected)
+    assert SolverOptions(threshold="hard", sparsity=0.75).threshold_size == 0.75
+
+
+@pytest.mark.parametrize(
+    ("threshold", "size", "told"), [("hard", 0.5, 1), ("hard", 0.6, 0), ("soft", 0.5, 0)]
+)
+def test_a_hard_threshold_that_changes_nothing_is_said(threshold: str, size: float, told: int) -> None:
+    layer, notes = random_layer(0, 20, 2, 40), list[str]()
+    options = SolverOptions(threshold=threshold, sparsity=size)
+    problem = Problem(layer.statistics(), layer.weights, alphabet("ternary"), options, notes.append)
+    method("sparse-gpfq")(problem)
+    assert len(notes) == told
+    assert all("changes nothing" in note for note in notes)
+
+
 def test_sparsity_of_nothing() -> None:
     assert sparsity(np.zeros((0, 3))) == 0

@@ -17,6 +17,7 @@ from deployq.report.plot import save_plot
 from deployq.report.quantization import (
     ACCURACY,
     AGREEMENT,
+    EXPLAINED,
     Measure,
     QuantizationReport,
     QuantizedLayer,
@@ -99,6 +100,14 @@ def test_the_table_of_one_seed_without_labels() -> None:
     assert "agreement with the float network in percent on 200 samples" in text
     assert "1,024 calibration samples, seed 7" in text
     assert "spread" not in text and "float 8" not in text
+
+
+def test_the_table_of_a_regression() -> None:
+    text = render_comparison(replace(ONE_SEED, measure=Measure(EXPLAINED, 200, None)))
+    assert "explained variance of the float outputs in percent on 200 samples" in text
+    assert "cells: explained variance (relative error of the layers)" in text
+    assert "agreement" not in text and "accuracy" not in text
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_many_widths_are_several_tables() -> None:

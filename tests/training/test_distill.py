@@ -24,11 +24,12 @@ from deployq.ops.reshape import Reshape
 from deployq.ops.softmax import Softmax
 from deployq.ops.window import Window
 from deployq.passes import simplify
-from deployq.training.distill import tune
+from deployq.random_streams import Purpose, stream
+from deployq.training.distill import is_worse, tune
 from deployq.training.hints import Hints
-from deployq.training.objective import Objective
+from deployq.training.objective import TuningObjective
 from deployq.training.repeatable import THREADS, repeatable
-from deployq.training.settings import TuneSettings
+from deployq.training.settings import TuneSettings, split_samples
 from deployq.verify.reference import run_reference
 from tests.integer_networks import flattening_network, residual_network
 from tests.test_layerwise import residual_graph
@@ -87,11 +88,12 @@ def calibration(graph: Graph, count: int = 256) -> np.ndarray:  # type: ignore[t
 
 
 def quantized(graph: Graph, name: str, count: int = 256) -> tuple[IntegerModel, np.ndarray]:  # type: ignore[type-arg]
-    """The integer network and the int8 calibration samples."""
+    """The integer network and the int8 calibration samples; those that judge are not fitted to."""
     batch = calibration(graph, count)
     quantizations = calibrate(graph, lambda: [batch], RangeMethod(), None)
     codes = quantize_values(batch, quantizations[graph.input])
-    pairs = [(dequantize(codes, quantizations[graph.input]), codes)]
+    fitted, _ = split_samples(count, TuneSettings(1))
+    pairs = [(dequantize(codes[fitted], quantizations[graph.input]), codes[fitted])]
     return quantize_graph(graph, quantizations, pairs, WeightSettings(alphabet(name))), codes
 
 
@@ -101,7 +103,9 @@ def weights(model: IntegerModel) -> list[QuantizedWeights]:
 
 def difference(graph: Graph, model: IntegerModel, codes: np.ndarray) -> float:  # type: ignore[type-arg]
     """The objective, written down again in numpy."""
-    objective = Objective.of(graph, "classification" if graph.tensors[graph.output].size == 6 else "auto")
+    objective = TuningObjective.of(
+        graph, "classification" if graph.tensors[graph.output].size == 6 else "auto"
+    )
     cut = objective.cut(model.graph)
     quantization = cut.tensors[cut.output].quantization
     source = cut.tensors[cut.input].quantization
@@ -111,8 +115,11 @@ def difference(graph: Graph, model: IntegerModel, codes: np.ndarray) -> float:  
     real = run_graph(objective.cut(graph), dequantize(codes, source)).astype(np.float64)
     if objective.loss == "squares":
         return float(((integer - real) ** 2).sum() / ((real - real.mean(axis=0)) ** 2).sum())
-    log_p, log_q = (v - np.log(np.exp(v).sum(axis=1, keepdims=True)) for v in (real, integer))
-    return float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())
+    softness = objective.softened(torch.from_numpy(real)).temperature
+    log_p, log_q = (
+        v / softness - np.log(np.exp(v / softness).sum(axis=1, keepdims=True)) for v in (real, integer)
+    )
+    return softness**2 * float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())
 
 
 @pytest.mark.parametrize("softmax", [False, True])
@@ -138,9 +145,9 @@ def test_the_reported_divergences_are_those_of_the_integer_networks() -> None:
     model, codes = quantized(graph, "ternary")
     settings = TuneSettings(task="classification", passes=4)
     tuned = tune(graph, model, codes, settings)
-    order = np.random.default_rng([settings.seed, 0]).permutation(len(codes))
+    order = stream(Purpose.TUNING_SPLIT, settings.seed).permutation(len(codes))
     held_out = codes[order[:25]]  # the samples are split by the seed
-    assert Objective.of(graph, "auto").tensor == "t4"
+    assert TuningObjective.of(graph, "auto").tensor == "t4"
     expected = [difference(graph, network, held_out) for network in (model, tuned.network)]
     assert [tuned.divergence_before, tuned.divergence_after] == pytest.approx(expected, rel=1e-3)
 
@@ -149,7 +156,7 @@ def test_codes_quantizations_and_everything_else_stay() -> None:
     graph = classifier()
     model, codes = quantized(graph, "binary")
     model = replace(model, source_sha256="abc", takes_pixels=True)
-    tuned = tune(graph, model, codes, TuneSettings(task="classification", passes=4)).network
+    tuned = tune(graph, model, codes, TuneSettings(task="classification", passes=20)).network
     for old, new in zip(weights(model), weights(tuned), strict=True):
         np.testing.assert_array_equal(old.levels, new.levels)
         assert np.any(old.scales != new.scales)
@@ -189,6 +196,18 @@ def test_what_does_not_help_is_not_kept() -> None:
     assert tuned.network is model
     assert tuned.divergence_after == tuned.divergence_before > 0
     assert "not kept" in tuned.note
+
+
+def test_only_what_is_worse_beyond_the_error_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    before, noise = rng.gamma(1.0, size=200), rng.normal(size=100)
+    noise -= noise.mean()
+    error = noise.std() / 10
+    for increase, worse in ((-1.0, False), (0.9 * error, False), (1.1 * error, True), (np.nan, True)):
+        assert is_worse(before[:100], before[:100] + noise + increase, 100) == worse
+        # Copies that say the same are no further evidence.
+        assert is_worse(before, before + np.tile(noise + increase, 2), 100) == worse
+    assert not is_worse(before, before, 200)
 
 
 def test_divergence_is_survived() -> None:
@@ -234,7 +253,7 @@ def test_tuning_works_inside_inference_mode() -> None:
     graph = classifier()
     model, codes = quantized(graph, "binary")
     with torch.inference_mode():
-        assert tune(graph, model, codes, TuneSettings(task="classification", passes=4)).kept
+        assert tune(graph, model, codes, TuneSettings(task="classification", passes=20)).kept
 
 
 def test_torch_is_left_as_it_was() -> None:
@@ -269,13 +288,15 @@ def test_hints_are_relative_squared_differences_at_the_ends_of_blocks() -> None:
 
 
 def test_hints_bring_blocks_nearer() -> None:
-    """With a dominating weight the end of the block is nearer to the float network's than without."""
+    """Where hints count far more than the output, the end of the block gets nearer."""
     rng = np.random.default_rng(4)
     graph = simplify(residual_graph(rng))
-    batch = rng.normal(size=(256, 3, 6, 6)).astype(np.float32)
+    batch = rng.normal(size=(512, 3, 6, 6)).astype(np.float32)
     quantizations = calibrate(graph, lambda: [batch], RangeMethod(), None)
     codes = quantize_values(batch, quantizations["x"])
-    model = quantize_graph(graph, quantizations, [(batch, codes)], WeightSettings(alphabet("binary")))
+    fitted, _ = split_samples(len(codes), TuneSettings(1))
+    pairs = [(batch[fitted], codes[fitted])]
+    model = quantize_graph(graph, quantizations, pairs, WeightSettings(alphabet("binary")))
     (tensor,) = Hints.tensors(model.graph)
 
     def error(hints: float) -> float:
@@ -284,20 +305,36 @@ def test_hints_bring_blocks_nearer() -> None:
         real = run_graph(graph.with_nodes(graph.nodes, output=tensor), batch)
         return float(((dequantize(run_reference(cut, codes), quantizations[tensor]) - real) ** 2).mean())
 
-    assert error(5.0) < 0.95 * error(0.0)
+    assert error(1.0) < 0.95 * error(0.0)
 
 
 def test_the_objective_follows_the_output() -> None:
     logits, probabilities = classifier(), classifier(softmax=True)
-    assert Objective.of(logits, "auto") == Objective("t4", "squares")
-    assert Objective.of(logits, "classification") == Objective("t4", "divergence")
-    assert Objective.of(probabilities, "auto") == Objective("t4", "divergence")
-    assert Objective.of(probabilities, "regression") == Objective("t5", "squares")
-    assert probabilities.nodes[:-1] == Objective("t4", "divergence").cut(probabilities).nodes
-    assert Objective.of(regression(), "auto") == Objective("t1", "squares")
-    assert Objective.of(regression(), "classification") == Objective("t1", "divergence")
+    assert TuningObjective.of(logits, "auto") == TuningObjective("t4", "squares")
+    assert TuningObjective.of(logits, "classification") == TuningObjective("t4", "divergence")
+    assert TuningObjective.of(probabilities, "auto") == TuningObjective("t4", "divergence")
+    assert TuningObjective.of(probabilities, "regression") == TuningObjective("t5", "squares")
+    assert probabilities.nodes[:-1] == TuningObjective("t4", "divergence").cut(probabilities).nodes
+    assert TuningObjective.of(regression(), "auto") == TuningObjective("t1", "squares")
+    assert TuningObjective.of(regression(), "classification") == TuningObjective("t1", "divergence")
     one = graph_of((20,), Linear(np.ones((1, 20), np.float32), np.zeros(1)))
-    assert Objective.of(one, "auto").loss == "squares"
+    assert TuningObjective.of(one, "auto").loss == "squares"
+
+
+def test_a_network_that_is_sure_of_its_answers_is_softened() -> None:
+    objective = TuningObjective("t4", "divergence")
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(500, 10)))
+    found = [objective.softened(size * logits).temperature for size in (1, 10, 20, 40, 1e6)]
+    assert found == sorted(found) and found[0] == 1 and found[-1] == 16 and len(set(found)) >= 4
+    assert TuningObjective("t4", "squares").softened(1e6 * logits).temperature == 1
+    soft = replace(objective, temperature=4.0)
+    other = logits + 0.1 * torch.from_numpy(np.random.default_rng(1).normal(size=(500, 10)))
+    expected = 16 * objective.measure(other / 4, logits / 4)
+    torch.testing.assert_close(soft.measure(other, logits), expected)
+    # At a high temperature it is the squared difference of logits about their means, over twice their number.
+    squares = (other - logits - (other - logits).mean(dim=1, keepdim=True)).square().sum(dim=1).mean() / 20
+    hot = replace(objective, temperature=1000.0).measure(other, logits)
+    assert float(hot) == pytest.approx(float(squares), rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from deployq.ops import OPERATOR_MODULES, Case, IntegerOperator
 from deployq.ops.clip import Clip, IntegerClip
 from deployq.training import requantize, simulate
 from deployq.training.floating import float_network
-from deployq.training.simulate import Simulation, quantization_of
+from deployq.training.simulate import TorchNetwork, quantization_of
 from deployq.verify.reference import run_reference
 from tests.integer_networks import (
     ALPHABETS,
@@ -41,7 +41,7 @@ CASES = tuple(operator_cases())
 def simulated_codes(graph: Graph, codes: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
     quantization = quantization_of(graph, graph.output)
     with torch.no_grad():
-        real = Simulation.of(graph).run(torch.from_numpy(codes)).numpy()
+        real = TorchNetwork.of(graph).run(torch.from_numpy(codes)).numpy()
     result = real / quantization.scale + quantization.zero_point
     assert np.abs(result - np.round(result)).max() < 1e-3
     return np.round(result).astype(np.int64)
@@ -115,7 +115,7 @@ def test_an_operator_without_a_torch_form_is_named() -> None:
     tensors = {name: GraphTensor(name, (4,), Quantization(0.1, 0)) for name in ("x", "y")}
     graph = Graph("g", "x", "y", (Node("n", IntegerRotate(-3, 4), ("x",), "y", "/rotate"),), tensors)
     with pytest.raises(UsageError, match=r"rotate(.|\n)*/rotate"):
-        Simulation.of(graph)
+        TorchNetwork.of(graph)
 
 
 #: Large enough for float32 losses, small enough to cross few of the kinks of ReLU and the clamps.
@@ -130,7 +130,7 @@ def test_gradients_are_those_of_the_network_without_rounding(
     monkeypatch.setattr(requantize, "rounded", torch.clone)
     rng = np.random.default_rng(11)
     graph = network(rng, ALPHABETS[4])
-    simulation = Simulation.of(graph)
+    simulation = TorchNetwork.of(graph)
     codes = torch.from_numpy(samples(graph, 64, rng))
     weight = torch.from_numpy(rng.normal(size=graph.tensors[graph.output].shape).astype(np.float32))
 
@@ -182,9 +182,9 @@ def test_rounding_is_half_up() -> None:
 
 def test_what_is_tuned_changes_scales_and_biases_as_stated() -> None:
     graph = mobile_network(np.random.default_rng(1), ALPHABETS[2])
-    shared = next(iter(Simulation.of(graph, shared=True).tunables.values()))
+    shared = next(iter(TorchNetwork.of(graph, shared=True).tunables.values()))
     assert shared.log_scale.shape == (1,)
-    layer = next(iter(Simulation.of(graph).tunables.values()))
+    layer = next(iter(TorchNetwork.of(graph).tunables.values()))
     weights = layer.accumulation.weights
     np.testing.assert_array_equal(layer.scales, weights.scales)
     np.testing.assert_array_equal(layer.bias, weights.bias)
