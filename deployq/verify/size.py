@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from deployq.errors import DeployqError
 from deployq.targets import Target
+from deployq.verify.assembly_stack import assembly_stack
 from deployq.verify.runner import library_flags, library_sources
 from deployq.verify.toolchain import DEFAULT_OPTIMISATION, compile_objects, find_tool, run_tool
 
@@ -73,7 +74,7 @@ def library_stack(objects: Iterable[Path], prefix: str, target: Target) -> int:
     objects = tuple(objects)
     graph = "".join(file.with_suffix(".ci").read_text(encoding="utf-8") for file in objects)
     external = EXTERNAL_STACK_BYTES if _needs_external(objects, target) else 0
-    return worst_stack(graph, f"{prefix}_run") + external
+    return worst_stack(graph, f"{prefix}_run", assembly_stack(objects, target)) + external
 
 
 def _section_sizes(object_file: Path, target: Target) -> dict[str, int]:
@@ -103,13 +104,14 @@ class Function:
     callees: set[str] = field(default_factory=set)
 
 
-def worst_stack(graph: str, entry: str) -> int:
+def worst_stack(graph: str, entry: str, assembly: Mapping[str, int] | None = None) -> int:
     """Deepest sum of frames on any call path from `entry`.
 
     Args:
         graph: text of gcc's -fcallgraph-info=su files. Functions without a frame size are not part
             of the library and count as 0.
         entry: function the paths begin at.
+        assembly: stack of functions by name, for those that the graph gives no frame.
 
     Raises:
         DeployqError: no such function, or the stack has no static bound: recursion, a call through a
@@ -127,7 +129,9 @@ def worst_stack(graph: str, entry: str) -> int:
             raise _unbounded(f"{(*path, name)[-2]} {reason}")
         path.append(name)
         function = functions.get(name, Function())
-        depth[name] = function.frame_bytes + max(map(visit, sorted(function.callees)), default=0)
+        # The graph puts the file before the name of a static function.
+        frame_bytes = function.frame_bytes or (assembly or {}).get(name.rpartition(":")[2], 0)
+        depth[name] = frame_bytes + max(map(visit, sorted(function.callees)), default=0)
         path.pop()
         return depth[name]
 
