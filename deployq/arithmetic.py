@@ -22,6 +22,7 @@ IntArray = npt.NDArray[np.integer[Any]]
 FloatArray = npt.NDArray[np.float64]
 
 INT8_MIN, INT8_MAX = -128, 127
+INT16_MIN, INT16_MAX = -(2**15), 2**15 - 1
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
 #: Largest integer below which every integer is exact in float32 / float64 arithmetic.
@@ -154,3 +155,47 @@ def accumulator_extremes(weights: IntArray, zero_point: int, bias: IntArray) -> 
 def signed_bits(lowest: int, highest: int) -> int:
     """Width in bits of the smallest two's complement integer holding [lowest, highest]."""
     return max(int(highest).bit_length(), int(-lowest - 1).bit_length() if lowest < 0 else 0) + 1
+
+
+def fits_lanes(weights: IntArray, chunk: int) -> bool:
+    """Whether sum(x * w) over each chunk of taps stays in a signed 16-bit lane, for every x of int8.
+
+    Two lanes share a word, second * 2^16 + first modulo 2^32. Partial sums may wrap; the two results
+    can be told apart exactly if both fit, which is what this proves.
+
+    Args:
+        weights: integers (channels, taps).
+        chunk: taps summed in a lane; the last chunk may be shorter.
+    """
+    flat = weights.reshape(weights.shape[0], -1)
+    nothing = np.zeros(len(flat), np.int64)
+    for begin in range(0, flat.shape[1], chunk):
+        lowest, highest = accumulator_extremes(flat[:, begin : begin + chunk], 0, nothing)
+        if lowest.min() < INT16_MIN or highest.max() > INT16_MAX:
+            return False
+    return True
+
+
+def multiplier_split(lowest: int, highest: int, multiplier: int, zero_point: int) -> int | None:
+    """The bit at which 32-bit products suffice to requantize accumulators in [lowest, highest].
+
+    With multiplier = h * 2^s + l, floor((acc * multiplier + 2^31) / 2^32) + zero_point is
+    ``(acc * h + ((acc * l) >> s) + (1 + 2 * zero_point) * 2^(31 - s)) >> (32 - s)``, because dropping
+    the low bits of a sum with a multiple of 2^s rounds down either way. Every term is proven to fit int32.
+
+    Args:
+        lowest: accumulator, at least.
+        highest: accumulator, at most.
+        multiplier: the largest of the layer, in 1 .. 2^31 - 1.
+        zero_point: of the output.
+
+    Returns:
+        s in 1 .. 30, or None where no split fits.
+    """
+    largest = max(abs(lowest), abs(highest))
+    for split in range(30, 0, -1):
+        low_product = largest * ((1 << split) - 1)
+        high_product = largest * (multiplier >> split) + (low_product >> split) + 1
+        if max(low_product, high_product + (abs(1 + 2 * zero_point) << (31 - split))) <= INT32_MAX:
+            return split
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deployq.codegen.memory import Block, plan
+from deployq.codegen.memory import Block, Lead, plan
 from deployq.codegen.schedule import Schedule
 
 #: Kernels keep 32-bit words in their scratch memory.
@@ -67,11 +67,11 @@ def _lifetimes(schedule: Schedule) -> dict[int, tuple[int, int]]:
     return lives
 
 
-def _leads(schedule: Schedule, lives: dict[int, tuple[int, int]]) -> dict[tuple[int, int], int]:
+def _leads(schedule: Schedule, lives: dict[int, tuple[int, int]]) -> dict[tuple[int, int], Lead]:
     """(input, output) buffers that may overlap: the kernel allows it and nobody reads the input later."""
-    leads = {}
+    leads: dict[tuple[int, int], Lead] = {}
     for index, step in enumerate(schedule.steps):
-        lead = 0 if step.call.in_place else step.call.lead
+        lead: Lead | None = 0 if step.call.in_place else step.call.lead
         if lead is None or step.output not in lives:
             continue
         for buffer in step.inputs if step.call.in_place else step.inputs[:1]:

@@ -11,9 +11,13 @@ import numpy as np
 from jinja2 import Environment
 
 from deployq.codegen.arena import Arena, plan_arena
+from deployq.codegen.channel_pairs import ChannelPairFormat
+from deployq.codegen.fields import FieldFormat, field_format
 from deployq.codegen.generated import EmitOptions, GeneratedLibrary, LayerFacts
+from deployq.codegen.helium_packing import VectorFormat
 from deployq.codegen.kernel_source import kernel_module, kernel_source, nested, template_environment
 from deployq.codegen.packing import PackedFormat, dense, lanes
+from deployq.codegen.planes import PlaneFormat
 from deployq.codegen.schedule import Schedule, Step, build_schedule
 from deployq.codegen.sparse import GapFormat
 from deployq.codegen.tables import c_type, table_bytes
@@ -227,8 +231,16 @@ def _weights_comment(call: KernelCall) -> str:
     """What the generated C says about the format of a call's weights, "" without weights."""
     if "weights" not in call.tables:
         return ""
-    layout: PackedFormat | GapFormat
-    if "gap_bits" in call.variant:
+    layout: PackedFormat | GapFormat | VectorFormat | PlaneFormat | ChannelPairFormat | FieldFormat
+    if call.variant.get("format") == "vectors":
+        layout = VectorFormat(int(call.variant["bits"]))
+    elif call.variant.get("format") == ChannelPairFormat.name:
+        layout = ChannelPairFormat(int(call.variant["bits"]))
+    elif call.variant.get("format") in ("pairs", "nested", "bytes"):
+        layout = field_format(str(call.variant["format"]), int(call.variant["bits"]))
+    elif call.variant.get("format") == PlaneFormat.name:
+        layout = PlaneFormat(int(call.variant["bits"]), call.parameters["chunk"])
+    elif "gap_bits" in call.variant:
         layout = GapFormat(int(call.variant["gap_bits"]))
     else:
         words = call.tables["weights"].dtype.itemsize == 4

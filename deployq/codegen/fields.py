@@ -165,3 +165,15 @@ def byte_pairs() -> FieldFormat:
         base = 64 * step + 16 * lane
         positions.append((base, base + 8, base + 32, base + 40))
     return FieldFormat("bytes", 8, 4, 4, tuple(positions), (False, True, False, True), (0x00FF00FF,))
+
+
+def field_format(name: str, bits: int) -> FieldFormat:
+    """The format of a name, for fields of `bits` bits.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    for layout in (pairs(1), pairs(2), nested(), byte_pairs()):
+        if (layout.name, layout.bits) == (name, bits):
+            return layout
+    raise ValueError(f"no format {name!r} of {bits} bits")

@@ -13,6 +13,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from deployq.codegen.channel_pairs import ChannelPairFormat
+from deployq.codegen.fields import pairs
+from deployq.codegen.helium_packing import VectorFormat
 from deployq.codegen.names import c_string, comment_block, comment_text
 from deployq.codegen.packing import dense, lanes
 from deployq.codegen.sparse import GapFormat
@@ -47,7 +50,14 @@ def template_environment() -> Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.globals |= {"dense": dense, "lanes": lanes, "gaps": GapFormat}
+    environment.globals |= {
+        "dense": dense,
+        "lanes": lanes,
+        "gaps": GapFormat,
+        "channel_pairs": ChannelPairFormat,
+        "pairs": pairs,
+        "vectors": VectorFormat,
+    }
     environment.filters |= {
         "comment": comment_text,
         "comment_block": comment_block,
@@ -76,7 +86,7 @@ def kernel_source(environment: Environment, calls: Iterable[KernelCall], linkage
     variants = {call.function: call for call in calls}
     for function, call in sorted(variants.items()):
         module = kernel_module(environment, call.template, linkage)
-        for section in _sections(environment, module):
+        for section in _sections(environment, module, call.variant):
             headers.setdefault(section.header(call.variant).strip())
             sources.setdefault(section.source(call.variant).strip())
         headers.setdefault(module.header(call.variant).strip())
@@ -85,11 +95,14 @@ def kernel_source(environment: Environment, calls: Iterable[KernelCall], linkage
     return KernelSource(*(tuple(text for text in texts if text) for texts in (headers, prototypes, sources)))
 
 
-def _sections(environment: Environment, module: Any) -> Iterator[Any]:
-    """Shared sections a template builds on, each after those it needs itself."""
+def _sections(environment: Environment, module: Any, variant: Mapping[str, Any]) -> Iterator[Any]:
+    """Shared sections a template builds on, each after those it needs itself.
+
+    A name may hold template variables of the variant, as in "gather_{gather}".
+    """
     for name in module.sections:
-        section = kernel_module(environment, f"shared/{name}.c.j2")
-        yield from _sections(environment, section)
+        section = kernel_module(environment, f"shared/{name.format_map(variant)}.c.j2")
+        yield from _sections(environment, section, variant)
         yield section
 
 

@@ -12,13 +12,17 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 _SEARCH_SEED = 1
 _SEARCH_ROUNDS = 400
 
-#: (index of an input, index of an output) -> bytes by which the output must start before the input,
-#: so that it may overwrite it; negative where it may start behind.
-Leads = Mapping[tuple[int, int], int]
+#: Bytes by which an output must start before an input, so that it may overwrite it; negative where it may
+#: start behind; "same" where it may start at the same offset and nowhere else.
+Lead = int | Literal["same"]
+
+#: (index of an input, index of an output) -> lead.
+Leads = Mapping[tuple[int, int], Lead]
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,12 @@ def place(blocks: Sequence[Block], order: Sequence[int], alignment: int, leads: 
         block = blocks[index]
         offset = 0
         for low, high in sorted(
-            _forbidden(block.size, offsets[i], blocks[i].size, leads.get((i, index)), leads.get((index, i)))
+            interval
             for i in placed
             if blocks[i].overlaps(block)
+            for interval in _forbidden(
+                block.size, offsets[i], blocks[i].size, leads.get((i, index)), leads.get((index, i))
+            )
         ):
             if low < offset < high:
                 offset = _align(high, alignment)
@@ -88,9 +95,9 @@ def place(blocks: Sequence[Block], order: Sequence[int], alignment: int, leads: 
 
 
 def _forbidden(
-    size: int, start: int, taken: int, as_output: int | None, as_input: int | None
-) -> tuple[int, int]:
-    """The open interval of offsets that a block of `size` bytes must not have beside a placed one.
+    size: int, start: int, taken: int, as_output: Lead | None, as_input: Lead | None
+) -> list[tuple[int, int]]:
+    """The open intervals of offsets that a block of `size` bytes must not have beside a placed one.
 
     Args:
         size: of the block to place.
@@ -100,11 +107,13 @@ def _forbidden(
         as_input: lead if the block is the input of a kernel that writes the placed one.
     """
     low, high = start - size, start + taken
+    if as_output == "same" or as_input == "same":
+        return [(low, start), (start, high)]
     if as_output is not None:
         low = min(max(low, start - as_output), high)
     if as_input is not None:
         high = max(min(high, start + as_input), low)
-    return low, high
+    return [(low, high)]
 
 
 def plan(blocks: Sequence[Block], alignment: int, leads: Leads | None = None) -> Plan:

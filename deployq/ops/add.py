@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from deployq.arithmetic import INT32_MAX, AddRescale, add_rescale, rescale_add
+from deployq.arithmetic import INT8_MAX, INT8_MIN, INT32_MAX, AddRescale, add_rescale, rescale_add
 from deployq.graph import Quantization, Shape
 from deployq.ops.affine import Affine
 from deployq.ops.base import (
@@ -98,9 +98,13 @@ class IntegerAdd(IntegerOperator):
         builder.add("Cast", clamped, output=output, to="int8")
 
     def kernel(self, shapes: Sequence[Shape]) -> KernelCall:
-        largest = 128 * sum(self.rescale.multipliers) + abs(self.rounding_bias)
-        if largest > INT32_MAX:
-            raise ValueError(f"the sum of both rescaled inputs can reach {largest}, beyond int32")
+        largest = 128 * sum(self.rescale.multipliers)
+        if largest + abs(self.rounding_bias) > INT32_MAX:
+            raise ValueError(
+                f"the sum of both rescaled inputs can reach {largest + abs(self.rounding_bias)}, beyond int32"
+            )
+        bias = self.rounding_bias + (self.zero_point << self.rescale.shift)
+        direct = (self.low, self.high) == (INT8_MIN, INT8_MAX) and largest + abs(bias) <= INT32_MAX
         return KernelCall(
             template="add_a8.c.j2",
             function="dq_add_a8",
@@ -108,11 +112,12 @@ class IntegerAdd(IntegerOperator):
                 "size": int(np.prod(shapes[0])),
                 "multiplier_a": self.rescale.multipliers[0],
                 "multiplier_b": self.rescale.multipliers[1],
-                "rounding_bias": self.rounding_bias,
+                "rounding_bias": bias if direct else self.rounding_bias,
                 "shift": self.rescale.shift,
                 "zero_point": self.zero_point,
                 "low": self.low,
                 "high": self.high,
+                "direct": int(direct),
             },
             in_place=True,
         )

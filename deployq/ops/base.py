@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -154,8 +154,9 @@ class KernelCall:
         in_place: element by element: the output may overwrite any input, and any order of the
             elements in memory is kept.
         lead: bytes by which the output must start before the first input so that it may overwrite
-            it (0: it may start at the same address; negative: even behind it); None: they must not
-            overlap, unless the kernel works in place.
+            it (0: it may start at the same address; negative: even behind it); "same": it may start at
+            the same address and nowhere else; None: they must not overlap, unless the kernel works in
+            place.
     """
 
     template: str
@@ -165,7 +166,7 @@ class KernelCall:
     tables: Mapping[str, Array] = field(default_factory=dict)
     scratch_bytes: int = 0
     in_place: bool = False
-    lead: int | None = None
+    lead: int | Literal["same"] | None = None
 
 
 @dataclass(frozen=True)

@@ -94,10 +94,10 @@ def test_cmake_builds_the_target(tmp_path: Path) -> None:
 def test_facts_are_those_of_the_graph() -> None:
     library = golden_library()
     conv, linear = library.layers
-    assert (conv.op, conv.function, conv.macs) == ("conv2d", "dq_conv2d_w2a8_smlad", 4 * 9 * 16)
+    assert (conv.op, conv.function, conv.macs) == ("conv2d", "dq_conv2d_w2s2a8_pairs_rows", 4 * 9 * 16)
     assert (linear.op, linear.macs, linear.arena_offset) == ("linear", 640, None)
-    # 4 rows of one word; 10 rows of 64 2-bit codes; bias and multiplier per channel.
-    assert (conv.weights_bytes, linear.weights_bytes) == (4 * 4 + 4 * 8, 10 * 16 + 10 * 8)
+    # 4 rows of 12 2-bit codes; 16 rows (10 are used) of 64; bias and multiplier per row; the length of a run.
+    assert (conv.weights_bytes, linear.weights_bytes) == (4 * 3 + 4 * 8, 16 * 16 + 16 * 8 + 2)
     assert library.weights_bytes == conv.weights_bytes + linear.weights_bytes
     assert library.macs == 1216
 

@@ -13,7 +13,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from deployq.alphabet import alphabet
 from deployq.codegen.arena import plan_arena
-from deployq.codegen.memory import Block, Leads, lower_bound, place, plan
+from deployq.codegen.memory import Block, Lead, Leads, lower_bound, place, plan
 from deployq.codegen.schedule import build_schedule
 from tests.integer_networks import NETWORKS, residual_network
 
@@ -28,12 +28,13 @@ _BLOCKS = st.lists(
 )
 
 
-_LEADS = st.integers(-40, 40)
+_LEADS: st.SearchStrategy[Lead] = st.one_of(st.integers(-40, 40), st.just("same"))
 
 
-def _chain(sizes: list[tuple[int, int, int]]) -> tuple[list[Block], dict[tuple[int, int], int]]:
+def _chain(sizes: list[tuple[int, int, Lead]]) -> tuple[list[Block], dict[tuple[int, int], Lead]]:
     """Blocks (size, scratch, lead) in a chain: each may overwrite the one before it, scratch may not."""
-    blocks, leads = [], {}
+    blocks: list[Block] = []
+    leads: dict[tuple[int, int], Lead] = {}
     for index, (size, scratch, lead) in enumerate(sizes):
         blocks += [Block(size, index, index + 1), Block(scratch, index, index)]
         if index:
@@ -44,6 +45,11 @@ def _chain(sizes: list[tuple[int, int, int]]) -> tuple[list[Block], dict[tuple[i
 _CHAINS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40), _LEADS), max_size=4).map(_chain)
 
 
+def _leads_allow(lead: Lead | None, distance: int) -> bool:
+    """Whether an output may start `distance` bytes before its input."""
+    return lead is not None and (distance == 0 if lead == "same" else distance >= lead)
+
+
 def _assert_apart(
     blocks: Sequence[Block], offsets: Sequence[int], total: int, leads: Leads | None = None
 ) -> None:
@@ -52,7 +58,7 @@ def _assert_apart(
     for i, j in combinations(range(len(blocks)), 2):
         apart = spans[i][1] <= spans[j][0] or spans[j][1] <= spans[i][0]
         led = any(
-            spans[source][0] - spans[result][0] >= (leads or {}).get((source, result), total + 1)
+            _leads_allow((leads or {}).get((source, result)), spans[source][0] - spans[result][0])
             for source, result in ((i, j), (j, i))
         )
         assert not blocks[i].overlaps(blocks[j]) or apart or led
@@ -63,18 +69,24 @@ def _optimum(blocks: Sequence[Block], leads: Leads) -> int:
 
     Offsets and the total, then one binary variable per way in which two blocks alive together may lie.
     """
-    large = 2 * sum(block.size for block in blocks) + max(map(abs, leads.values()), default=0) + 1
+    numbers = [abs(lead) for lead in leads.values() if lead != "same"]
+    large = 2 * sum(block.size for block in blocks) + max(numbers, default=0) + 1
     rows: list[tuple[dict[int, float], float]] = []  # sum of coefficients >= bound
     total, variables = len(blocks), len(blocks) + 1
     rows += [({total: 1, i: -1}, block.size) for i, block in enumerate(blocks)]
     for i, j in combinations(range(len(blocks)), 2):
         if not blocks[i].overlaps(blocks[j]):
             continue
-        # (above, below, distance of their offsets)
-        ways = [(j, i, blocks[i].size), (i, j, blocks[j].size)]
-        ways += [(a, b, leads[a, b]) for a, b in ((i, j), (j, i)) if (a, b) in leads]
-        for offset, (above, below, distance) in enumerate(ways):
-            rows.append(({above: 1, below: -1, variables + offset: -large}, distance - large))
+        # (above, below, distance of their offsets), each of a way
+        ways = [[(j, i, blocks[i].size)], [(i, j, blocks[j].size)]]
+        for above, below in ((i, j), (j, i)):
+            lead = leads.get((above, below))
+            if lead is not None:
+                same = [(above, below, 0), (below, above, 0)]
+                ways.append(same if lead == "same" else [(above, below, lead)])
+        for offset, way in enumerate(ways):
+            for above, below, distance in way:
+                rows.append(({above: 1, below: -1, variables + offset: -large}, distance - large))
         rows.append(({variables + offset: 1 for offset in range(len(ways))}, 1))
         variables += len(ways)
     matrix = np.zeros((len(rows), variables))
@@ -117,7 +129,7 @@ def test_small_plans_equal_an_exact_solver(blocks: list[Block]) -> None:
 @settings(max_examples=60, deadline=None)
 @given(_CHAINS)
 def test_overwriting_chains_are_exact_and_near_optimal(
-    chain: tuple[list[Block], dict[tuple[int, int], int]],
+    chain: tuple[list[Block], dict[tuple[int, int], Lead]],
 ) -> None:
     blocks, leads = chain
     result = plan(blocks, 1, leads)
@@ -132,6 +144,7 @@ def test_an_output_may_start_before_its_input() -> None:
     assert plan(blocks, 4, {(0, 1): 30}).bytes == 132
     assert plan(blocks, 4, {(0, 1): 0}).bytes == 120
     assert plan(blocks, 4, {(0, 1): -60}).bytes == 120
+    assert plan(blocks, 4, {(0, 1): "same"}).bytes == 120
 
 
 def test_a_chain_needs_the_two_largest_neighbours() -> None:

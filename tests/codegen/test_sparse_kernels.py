@@ -134,7 +134,7 @@ def test_cores_compute_the_same(kind: str, layout: GapFormat, target: str, tmp_p
 
 @pytest.mark.qemu
 @pytest.mark.parametrize(
-    ("target", "density"), [("cortex-m4", 0.1), ("cortex-m3", 0.35), ("cortex-m0plus", 0.35)]
+    ("target", "density"), [("cortex-m4", 0.05), ("cortex-m3", 0.1), ("cortex-m0plus", 0.1)]
 )
 @pytest.mark.parametrize("kind", _LAYERS)
 def test_the_chosen_format_takes_fewer_instructions(

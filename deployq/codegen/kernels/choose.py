@@ -9,12 +9,24 @@ that cannot be proven safe is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from deployq.arithmetic import INT32_MAX
-from deployq.codegen.kernels import portable
+from deployq.codegen.kernels import (
+    depthwise,
+    depthwise_pairs,
+    fields_conv2d,
+    fields_linear,
+    helium,
+    helium_depthwise,
+    helium_elementwise,
+    linear_halfwords,
+    masked_conv2d,
+    portable,
+    tables,
+)
 from deployq.codegen.kernels import sparse as sparse_kernels
 from deployq.codegen.kernels.order import Order
 from deployq.codegen.kernels.weighted import ConvolutionLayer, LinearLayer, prove
@@ -23,6 +35,18 @@ from deployq.graph import Shape
 from deployq.ops import IntegerOperator, KernelCall
 from deployq.ops.conv2d import IntegerConv2d
 from deployq.ops.linear import IntegerLinear
+
+#: Families by preference; each knows the cores and layers it is for, and the portable one takes the rest.
+_LINEAR = (helium.linear, linear_halfwords.linear, fields_linear.linear)
+_CONV2D = (
+    helium.conv2d,
+    helium_depthwise.conv2d,
+    depthwise.conv2d,
+    fields_conv2d.conv2d,
+    masked_conv2d.conv2d,
+    tables.conv2d,
+    depthwise_pairs.conv2d,
+)
 
 
 def choose_kernel(
@@ -52,7 +76,7 @@ def choose_kernel(
         elif isinstance(op, IntegerLinear):
             call = _linear(LinearLayer(op, order), features, sparse)
         else:
-            call = op.kernel(shapes)
+            call = helium_elementwise.unweighted(op, shapes, features)
         _check_sizes(shapes, op.output_shape(shapes))
     except (ValueError, OverflowError) as error:
         raise ModelError(
@@ -72,12 +96,17 @@ def _check_sizes(shapes: Sequence[Shape], output: Shape) -> None:
 
 def _linear(layer: LinearLayer, features: frozenset[str], sparse: bool) -> KernelCall:
     prove(layer.accumulation, layer.taps)
-    chosen = sparse_kernels.linear(layer, features) if sparse else None
-    return chosen or portable.linear(layer, features)
+    dense = _first(call(layer, features) for call in _LINEAR) or portable.linear(layer, features)
+    chosen = sparse_kernels.linear(layer, dense, features) if sparse else None
+    return chosen or dense
 
 
 def _conv2d(layer: ConvolutionLayer, features: frozenset[str], sparse: bool) -> KernelCall:
     prove(layer.accumulation, layer.taps)
-    dense = portable.conv2d(layer, features)
+    dense = _first(call(layer, features) for call in _CONV2D) or portable.conv2d(layer, features)
     chosen = sparse_kernels.conv2d(layer, dense, features) if sparse else None
     return chosen or dense
+
+
+def _first(calls: Iterable[KernelCall | None]) -> KernelCall | None:
+    return next((call for call in calls if call is not None), None)

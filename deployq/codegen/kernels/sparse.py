@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from deployq.codegen.kernels import portable
 from deployq.codegen.kernels.portable import pixel_block, weight_format
 from deployq.codegen.kernels.weighted import (
     ConvolutionLayer,
@@ -17,9 +18,9 @@ from deployq.codegen.sparse_choice import choose_gaps
 from deployq.ops import KernelCall
 
 
-def linear(layer: LinearLayer, features: frozenset[str]) -> KernelCall | None:
-    """The sparse kernel of a fully connected layer; None where it does not pay."""
-    gaps = _gaps(layer, features)
+def linear(layer: LinearLayer, dense_call: KernelCall, features: frozenset[str]) -> KernelCall | None:
+    """The sparse kernel of a fully connected layer; None where it does not pay beside the best dense one."""
+    gaps = _gaps(layer, dense_call, features)
     if gaps is None:
         return None
     return KernelCall(
@@ -32,28 +33,33 @@ def linear(layer: LinearLayer, features: frozenset[str]) -> KernelCall | None:
 
 
 def conv2d(layer: ConvolutionLayer, dense_call: KernelCall, features: frozenset[str]) -> KernelCall | None:
-    """The call of a dense kernel with sparse weights instead; its scratch memory holds copied windows."""
-    if layer.depthwise:
-        return None
-    gaps = _gaps(layer, features)
+    """The portable kernel with sparse weights instead; its scratch memory holds copied windows.
+
+    Args:
+        layer: the layer.
+        dense_call: the best one with dense weights.
+        features: of the target.
+    """
+    gaps = None if layer.depthwise else _gaps(layer, dense_call, features)
     if gaps is None:
         return None
+    portable_call = portable.conv2d(layer, features)
     lanes = weight_format(layer.bits, features).name == "lanes"
     block = 2 if lanes else pixel_block(layer)
     return replace(
-        dense_call,
+        portable_call,
         template="conv2d_gaps_a8.c.j2",
         function=f"dq_conv2d_gaps{gaps.layout.bits}_a8",
         variant={"gap_bits": gaps.layout.bits},
-        parameters={**dense_call.parameters, "row_size": 0, "block": block},  # rows differ in size
-        tables={**dense_call.tables, "weights": gaps.data},
+        parameters={**portable_call.parameters, "row_size": 0, "block": block},  # rows differ in size
+        tables={**portable_call.tables, "weights": gaps.data},
         scratch_bytes=0 if layer.direct else block * layer.taps,
     )
 
 
-def _gaps(layer: WeightedLayer, features: frozenset[str]) -> PackedGaps | None:
-    """The weights as lists of taps, where that is better."""
-    rows = layer.rows
-    dense_bytes = len(rows) * weight_format(layer.bits, features).row_bytes(layer.taps)
-    alphabet = layer.accumulation.weights.alphabet
-    return choose_gaps(rows, alphabet, dense_bytes, features, layer.op.kind)
+def _gaps(layer: WeightedLayer, dense_call: KernelCall, features: frozenset[str]) -> PackedGaps | None:
+    """The weights as lists of taps, where that is better than the dense weights of a call."""
+    if "mve" in features:
+        return None  # vectors are faster at any density
+    alphabet, dense_bytes = layer.accumulation.weights.alphabet, dense_call.tables["weights"].nbytes
+    return choose_gaps(layer.rows, alphabet, dense_bytes, features, layer.op.kind)

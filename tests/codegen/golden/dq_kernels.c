@@ -20,24 +20,30 @@
 #define DQ_INNER_LOOP
 #endif
 
+/* Before what one form of a kernel uses and another does not. */
+#if defined(__GNUC__)
+#define DQ_UNUSED __attribute__((unused))
+#else
+#define DQ_UNUSED
+#endif
+
+/* Helpers some of which are called in C forms only, and stand idle where assembly takes their place. */
+#if defined(__GNUC__)
+#define DQ_HELPER static inline __attribute__((unused))
+#else
+#define DQ_HELPER static inline
+#endif
+
+/*
+ * gcc 12 turns some short loops with a choice in them into a vector select under a mask that is always
+ * true: wrong results. The kernels that gain from vectors are written with them.
+ */
+#if defined(__ARM_FEATURE_MVE) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-tree-vectorize")
+#endif
+
 /* The kernels round with `>>` of negative numbers, which C leaves to the compiler. */
 typedef char dq_assert_arithmetic_shift[((-3) >> 1) == -2 ? 1 : -1];
-
-/* The taps begin <= tap < end of one axis of a window for which 0 <= first + tap * dilation < size. */
-static inline void dq_clip_window(
-    int32_t first, int32_t dilation, int32_t taps, int32_t size, int32_t *begin, int32_t *end)
-{
-    int32_t from = 0;
-    int32_t to = taps;
-    while (from < to && first + from * dilation < 0) {
-        ++from;
-    }
-    while (to > from && first + (to - 1) * dilation >= size) {
-        --to;
-    }
-    *begin = from;
-    *end = to;
-}
 
 #if defined(__BYTE_ORDER__) && (__BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__)
 #error "the packed weights are little-endian"
@@ -48,8 +54,13 @@ static inline void dq_clip_window(
 #define DQ_DSP 1
 #endif
 
+/* Some inner loops have an assembly form beside the C form; DQ_NO_ASM selects the C forms. */
+#if defined(DQ_DSP) && !defined(DQ_NO_ASM)
+#define DQ_ASM 1
+#endif
+
 /* zero_point + floor((accumulator * 2^shift * multiplier + 2^31) / 2^32). */
-static inline int32_t dq_requantize(
+DQ_UNUSED static inline int32_t dq_requantize(
     int32_t accumulator, int32_t multiplier, int32_t shift, int32_t zero_point)
 {
     const int32_t shifted = (int32_t)((uint32_t)accumulator << shift);
@@ -64,7 +75,7 @@ static inline int32_t dq_requantize(
 #endif
 }
 
-static inline int8_t dq_clamp(int32_t value, int32_t low, int32_t high)
+DQ_UNUSED static inline int8_t dq_clamp(int32_t value, int32_t low, int32_t high)
 {
     if (value < low) {
         value = low;
@@ -84,69 +95,19 @@ typedef struct {
     int32_t high;
 } dq_channel;
 
-static inline dq_channel dq_stage_channel(const dq_output_stage *stage, int32_t channel)
-{
-    dq_channel result;
-    result.multiplier = stage->multiplier[channel];
-    result.shift = stage->shift;
-    result.zero_point = stage->zero_point;
-    result.low = stage->channel_low != NULL ? stage->channel_low[channel] : stage->low;
-    result.high = stage->channel_high != NULL ? stage->channel_high[channel] : stage->high;
-    return result;
-}
-
 /* The int8 output of an accumulator. */
-static inline int8_t dq_output(dq_channel channel, int32_t accumulator)
+DQ_UNUSED static inline int8_t dq_output(dq_channel channel, int32_t accumulator)
 {
     const int32_t value = dq_requantize(accumulator, channel.multiplier, channel.shift, channel.zero_point);
     return dq_clamp(value, channel.low, channel.high);
 }
 
-/*
- * Copy one window of one group, kernel row by kernel row, channels innermost. Taps outside the image
- * get the zero point: the folded bias counts on it.
- */
-DQ_KERNEL_SECTION
-static void dq_gather_window(
-    const dq_conv2d_params *p, const int8_t *input, int32_t row, int32_t column, int32_t group,
-    int8_t *window)
+/* Four activations as a word, from any address. */
+DQ_UNUSED static inline uint32_t dq_load_word(const int8_t *activations)
 {
-    const int32_t channels = p->group_inputs;
-    const int32_t first_row = row * p->stride_height - p->pad_top;
-    const int32_t first_column = column * p->stride_width - p->pad_left;
-    const size_t row_bytes = (size_t)(p->kernel_width * channels);
-    int32_t begin;
-    int32_t end;
-    dq_clip_window(first_column, p->dilation_width, p->kernel_width, p->in_width, &begin, &end);
-    /* Neighbouring taps are neighbours in memory, too: one copy for all of them. */
-    const int contiguous = (p->dilation_width == 1) && (p->groups == 1);
-    for (int32_t ky = 0; ky < p->kernel_height; ++ky) {
-        const int32_t y = first_row + ky * p->dilation_height;
-        if (y < 0 || y >= p->in_height || end - begin < p->kernel_width) {
-            memset(window, p->input_zero_point, row_bytes);
-        }
-        if (y >= 0 && y < p->in_height && begin < end) {
-            int32_t at = y * p->in_width + first_column + begin * p->dilation_width;
-            at = at * p->in_channels + group * channels;
-            if (contiguous) {
-                memcpy(window + begin * channels, input + at, (size_t)((end - begin) * channels));
-            } else {
-                for (int32_t kx = begin; kx < end; ++kx) {
-                    memcpy(window + kx * channels, input + at, (size_t)channels);
-                    at += p->dilation_width * p->in_channels;
-                }
-            }
-        }
-        window += row_bytes;
-    }
-}
-
-/* The window itself where it is one pixel of the input and never outside: pointwise convolutions. */
-static inline const int8_t *dq_pixel(
-    const dq_conv2d_params *p, const int8_t *input, int32_t row, int32_t column, int32_t group)
-{
-    const int32_t pixel = row * p->stride_height * p->in_width + column * p->stride_width;
-    return input + pixel * p->in_channels + group * p->group_inputs;
+    uint32_t word;
+    memcpy(&word, activations, sizeof word);
+    return word;
 }
 
 /*
@@ -175,7 +136,7 @@ static inline int32_t dq_smlad(uint32_t a, uint32_t b, int32_t accumulator)
 }
 
 /* Bytes 0 and 2 of a word as two signed halves. */
-static inline uint32_t dq_sxtb16(uint32_t word)
+DQ_UNUSED static inline uint32_t dq_sxtb16(uint32_t word)
 {
 #if defined(DQ_DSP)
     uint32_t result;
@@ -189,7 +150,7 @@ static inline uint32_t dq_sxtb16(uint32_t word)
 }
 
 /* Bytes 1 and 3 of a word as two signed halves. */
-static inline uint32_t dq_sxtb16_odd(uint32_t word)
+DQ_UNUSED static inline uint32_t dq_sxtb16_odd(uint32_t word)
 {
 #if defined(DQ_DSP)
     uint32_t result;
@@ -200,248 +161,1085 @@ static inline uint32_t dq_sxtb16_odd(uint32_t word)
 #endif
 }
 
-/* Four activations as a word, from any address. */
-static inline uint32_t dq_load_word(const int8_t *activations)
+/* accumulator + low(a) * low(b) + high(a) * high(b), halves signed, modulo 2^32. */
+DQ_HELPER uint32_t dq_smlad_modulo(uint32_t a, uint32_t b, uint32_t accumulator)
 {
-    uint32_t word;
-    memcpy(&word, activations, sizeof word);
-    return word;
+#if defined(DQ_DSP)
+    uint32_t result;
+    __asm__("smlad %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(accumulator));
+    return result;
+#else
+    const int32_t low = (int32_t)(int16_t)(uint16_t)a * (int16_t)(uint16_t)b;
+    const int32_t high = (int32_t)(int16_t)(uint16_t)(a >> 16) * (int16_t)(uint16_t)(b >> 16);
+    return accumulator + (uint32_t)low + (uint32_t)high;
+#endif
+}
+
+#if defined(DQ_ASM)
+/* `used` keeps the compiler from changing how a function is called whose body it does not look into. */
+#define DQ_NAKED __attribute__((naked, noinline, used))
+#endif
+
+/* How the accumulators of both pixels start a chunk of taps; for assembly, the address where it ends. */
+typedef struct {
+    uint32_t start[2];
+    uint32_t end;
+} dq_chunk;
+
+/*
+ * All output channels of one group of a convolution, for two pixels. Operands are the activations of
+ * both windows as (x0, x2) of the first pixel, of the second, (x1, x3) of the first, of the second, ...
+ * Assembly copies the first twelve words at once: the order matters.
+ */
+typedef struct {
+    uint32_t *operands;
+    uint32_t start[2];            /* what the accumulators of each pixel start from */
+    const uint32_t *chunk_end;    /* end of the operands of the first chunk */
+    const uint32_t *operands_end; /* end of all operands */
+    const uint32_t *weights_end;
+    const int32_t *channels;      /* bias and multiplier of each channel */
+    void *outputs[2];             /* int8_t, or int32_t where the sums themselves are stored */
+    int32_t zero_point;           /* of the output */
+    uint32_t odd;                 /* bit i: the sum of the activations of pixel i is odd */
+    const dq_chunk *chunks;       /* the second and all following chunks */
+    uint32_t skipped_units;       /* units that the first chunk falls short of whole turns of the unrolled loop */
+    const uint32_t *weights;
+    uint32_t later_skipped_units; /* the same for every chunk but the first */
+    int32_t later_taps;           /* of every chunk but the first */
+    int32_t shift;                /* left shift of the sums */
+} dq_fields_block;
+
+typedef char dq_assert_chunk[sizeof(dq_chunk) == 12 ? 1 : -1];
+#if defined(DQ_ASM)
+typedef char dq_assert_block_channels[__builtin_offsetof(dq_fields_block, channels) == 24 ? 1 : -1];
+typedef char dq_assert_block_weights[__builtin_offsetof(dq_fields_block, weights) == 52 ? 1 : -1];
+typedef char dq_assert_block_shift[__builtin_offsetof(dq_fields_block, shift) == 64 ? 1 : -1];
+#endif
+
+/* So many chunks are described on the stack, more in the scratch memory. */
+#define DQ_FEW_CHUNKS 4
+
+/* The block works on the first group. */
+static inline void dq_first_group(const dq_fields_conv2d_params *p, dq_fields_block *block)
+{
+    block->weights = p->weights;
+    block->weights_end = p->weights + p->group_words;
+    block->channels = p->channels;
+}
+
+/* Chunks, the first group, and zeros where windows are padded to whole words or units. */
+DQ_KERNEL_SECTION DQ_INNER_LOOP
+static void dq_prepare_block(
+    const dq_fields_conv2d_params *p, uint8_t *scratch, dq_chunk *chunks, dq_fields_block *block)
+{
+    uint32_t *const operands = (uint32_t *)(void *)(scratch + p->operands_at);
+    for (int32_t c = 0; c < p->chunks; ++c) {
+        chunks[c].end = (uint32_t)(uintptr_t)(operands + p->first_taps + c * p->chunk_taps);
+    }
+    for (int32_t i = p->taps; i < p->operands; ++i) {
+        operands[i] = 0;
+    }
+    block->operands = operands;
+    block->chunk_end = operands + p->first_taps;
+    block->operands_end = operands + p->operands;
+    block->zero_point = p->stage.zero_point;
+    block->chunks = chunks + 1;
+    block->skipped_units = (uint32_t)p->first_skipped_units;
+    block->later_skipped_units = (uint32_t)p->skipped_units;
+    block->later_taps = p->chunk_taps;
+    block->shift = p->stage.shift;
+    dq_first_group(p, block);
+}
+
+/* Copy `count` bytes, most of them as words. */
+static inline void dq_copy(int8_t *to, const int8_t *from, int32_t count)
+{
+    for (; count >= 16; count -= 16) {
+        memcpy(to, from, 16);
+        to += 16;
+        from += 16;
+    }
+    for (; count >= 4; count -= 4) {
+        memcpy(to, from, 4);
+        to += 4;
+        from += 4;
+    }
+    for (; count > 0; --count) {
+        *to++ = *from++;
+    }
+}
+
+static inline void dq_fill(int8_t *to, int32_t value, int32_t count)
+{
+    const uint32_t word = 0x01010101u * (uint32_t)(uint8_t)value;
+    for (; count >= 4; count -= 4) {
+        memcpy(to, &word, 4);
+        to += 4;
+    }
+    for (; count > 0; --count) {
+        *to++ = (int8_t)value;
+    }
 }
 
 /*
- * Expand activations x0, x1, ... into operands (x0, x2), (x1, x3), (x4, x6), ... at every `stride`-th
- * word; operands past the end are zero. Returns the sum of the activations.
+ * Put row `row` of the padded input (the first one is 0) into the ring. Columns and rows outside the
+ * image get the zero point: the folded bias counts on it.
  */
 DQ_KERNEL_SECTION DQ_INNER_LOOP
-static int32_t dq_expand(
-    const int8_t *activations, int32_t count, uint32_t *operands, int32_t operand_count, int32_t stride)
+static void dq_ring_push(const dq_fields_conv2d_params *p, const int8_t *input, int32_t row, int8_t *ring)
 {
-    const uint32_t *const end = operands + operand_count * stride;
-    int32_t sum = 0;
-    for (; count >= 4; count -= 4) {
-        const uint32_t word = dq_load_word(activations);
-        const uint32_t even = dq_sxtb16(word);
-        const uint32_t odd = dq_sxtb16_odd(word);
-        operands[0] = even;
-        operands[stride] = odd;
-        sum = dq_smlad(even, 0x00010001u, sum);
-        sum = dq_smlad(odd, 0x00010001u, sum);
-        activations += 4;
-        operands += 2 * stride;
+    int8_t *const to = ring + row % p->ring_rows * p->ring_row_bytes;
+    const int32_t image_row = row - p->pad_top;
+    const int32_t image_bytes = p->in_width * p->in_channels;
+    const int32_t left = p->pad_left * p->in_channels;
+    const int32_t room = p->ring_row_bytes - left;
+    const int32_t copied = image_bytes < room ? image_bytes : room;
+    if (image_row < 0 || image_row >= p->in_height || copied <= 0) {
+        dq_fill(to, p->input_zero_point, p->ring_row_bytes);
+        return;
     }
-    if (count > 0) {
-        int8_t last[4] = {0, 0, 0, 0};
-        for (int32_t i = 0; i < count; ++i) {
-            last[i] = activations[i];
-            sum += activations[i];
-        }
-        const uint32_t word = dq_load_word(last);
+    dq_fill(to, p->input_zero_point, left);
+    dq_copy(to + left, input + image_row * image_bytes, copied);
+    dq_fill(to + left + copied, p->input_zero_point, room - copied);
+}
+
+/*
+ * Where windows lie in the ring. Of each row, whole words are expanded first; the bytes left of all rows
+ * follow, as words again. Assembly knows the offsets of the members.
+ */
+typedef struct {
+    uint32_t *operands;
+    int32_t rows;
+    int32_t word_bytes;      /* bytes of the whole words of a row */
+    int32_t left;            /* bytes left of a row, 0 to 3 */
+    int32_t step;            /* bytes from the end of a row of the window to its next row */
+    const int8_t *ring_end;
+    int32_t ring_bytes;
+    int8_t *rest[2];         /* memory for the bytes left, as words */
+    int32_t rest_bytes;
+} dq_window_rows;
+
+static inline void dq_prepare_rows(
+    const dq_fields_conv2d_params *p, const int8_t *ring, uint8_t *scratch, dq_window_rows *windows)
+{
+    const int32_t left = p->run_bytes % 4;
+    windows->operands = (uint32_t *)(void *)(scratch + p->operands_at);
+    windows->rows = p->kernel_height;
+    windows->word_bytes = p->run_bytes - left;
+    windows->left = left;
+    windows->step = p->dilation_height * p->ring_row_bytes - p->run_bytes;
+    windows->ring_bytes = p->ring_rows * p->ring_row_bytes;
+    windows->ring_end = ring + windows->ring_bytes;
+    windows->rest_bytes = (left * p->kernel_height + 3) / 4 * 4;
+    windows->rest[0] = (int8_t *)scratch + p->windows_at;
+    windows->rest[1] = windows->rest[0] + windows->rest_bytes;
+    if (left != 0) {
+        dq_fill(windows->rest[0], 0, 2 * windows->rest_bytes);
+    }
+}
+
+/* Expand windows that start at `first` and `second` in the ring; `sums` get those of their activations. */
+#if defined(DQ_ASM)
+/*
+ * r0, r1 windows, r2 operands, r3 end of the words, r4, r5 sums, r6, r7 words, r8-r11 operands, r12 ones, lr
+ * the description. Stack: 0 rows to go, 4 where bytes left go, 8 those of the second window, 16 `sums`.
+ */
+typedef char dq_assert_window_rows[__builtin_offsetof(dq_window_rows, rest_bytes) == 36 ? 1 : -1];
+
+DQ_KERNEL_SECTION DQ_NAKED
+static void dq_gather_rows(
+    const dq_window_rows *windows __attribute__((unused)), const int8_t *first __attribute__((unused)),
+    const int8_t *second __attribute__((unused)), uint32_t sums[2] __attribute__((unused)))
+{
+    __asm__(
+        "push {r3-r11, lr}\n"
+        "sub sp, #16\n"
+        "mov lr, r0\n"
+        "mov r0, r1\n"
+        "mov r1, r2\n"
+        "ldrd r2, r6, [lr]\n"
+        "ldrd r7, r8, [lr, #28]\n"
+        "str r6, [sp]\n"
+        "strd r7, r8, [sp, #4]\n"
+        "mov r12, #0x00010001\n"
+        "mov r4, #0\n"
+        "mov r5, #0\n"
+        /* A row: its whole words. */
+        "1:\n"
+        "ldr r3, [lr, #8]\n"
+        "cbz r3, 3f\n"
+        "add r3, r0, r3\n"
+        "2:\n"
+        "ldr r6, [r0], #4\n"
+        "ldr r7, [r1], #4\n"
+        "sxtb16 r8, r6\n"
+        "sxtb16 r9, r7\n"
+        "sxtb16 r10, r6, ror #8\n"
+        "sxtb16 r11, r7, ror #8\n"
+        "stm r2!, {r8-r11}\n"
+        "smlad r4, r8, r12, r4\n"
+        "smlad r5, r9, r12, r5\n"
+        "smlad r4, r10, r12, r4\n"
+        "smlad r5, r11, r12, r5\n"
+"cmp r0, r3\n"
+        "bne 2b\n"
+        /* The bytes left. */
+        "3:\n"
+        "ldr r3, [lr, #12]\n"
+        "cbz r3, 5f\n"
+        "ldrd r8, r9, [sp, #4]\n"
+        "4:\n"
+        "ldrb r6, [r0], #1\n"
+        "ldrb r7, [r1], #1\n"
+        "strb r6, [r8], #1\n"
+        "strb r7, [r9], #1\n"
+        "subs r3, r3, #1\n"
+        "bne 4b\n"
+        "strd r8, r9, [sp, #4]\n"
+        /* The next row, which may be at the start of the ring. */
+        "5:\n"
+        "ldrd r3, r6, [lr, #16]\n"
+        "add r0, r0, r3\n"
+        "add r1, r1, r3\n"
+        "cmp r0, r6\n"
+        "blo 6f\n"
+        "ldr r3, [lr, #24]\n"
+        "sub r0, r0, r3\n"
+        "sub r1, r1, r3\n"
+        "6:\n"
+        "ldr r3, [sp]\n"
+        "subs r3, r3, #1\n"
+        "str r3, [sp]\n"
+        "bne 1b\n"
+        /* The bytes left of all rows. */
+        "ldr r3, [lr, #36]\n"
+        "cbz r3, 8f\n"
+        "ldrd r0, r1, [lr, #28]\n"
+        "add r3, r0, r3\n"
+        "7:\n"
+        "ldr r6, [r0], #4\n"
+        "ldr r7, [r1], #4\n"
+        "sxtb16 r8, r6\n"
+        "sxtb16 r9, r7\n"
+        "sxtb16 r10, r6, ror #8\n"
+        "sxtb16 r11, r7, ror #8\n"
+        "stm r2!, {r8-r11}\n"
+        "smlad r4, r8, r12, r4\n"
+        "smlad r5, r9, r12, r5\n"
+        "smlad r4, r10, r12, r4\n"
+        "smlad r5, r11, r12, r5\n"
+"cmp r0, r3\n"
+        "bne 7b\n"
+        "8:\n"
+        "ldr r3, [sp, #16]\n"
+        "strd r4, r5, [r3]\n"
+        "add sp, #16\n"
+        "pop {r3-r11, pc}\n"
+    );
+}
+#else
+/* Expand `count` activations into every second operand and add them to `sum`; the end of the operands. */
+static inline uint32_t *dq_expand_window(const int8_t *x, int32_t count, uint32_t *operands, uint32_t *sum)
+{
+    for (; count > 0; count -= 4) {
+        const uint32_t word = dq_load_word(x);
         operands[0] = dq_sxtb16(word);
-        operands[stride] = dq_sxtb16_odd(word);
-        operands += 2 * stride;
+        operands[2] = dq_sxtb16_odd(word);
+        *sum = dq_smlad_modulo(operands[0], 0x00010001u, *sum);
+        *sum = dq_smlad_modulo(operands[2], 0x00010001u, *sum);
+        x += 4;
+        operands += 4;
     }
-    for (; operands < end; operands += stride) {
-        *operands = 0;
+    return operands;
+}
+
+DQ_KERNEL_SECTION DQ_INNER_LOOP
+static void dq_gather_rows(
+    const dq_window_rows *windows, const int8_t *first, const int8_t *second, uint32_t sums[2])
+{
+    const int8_t *x[2] = {first, second};
+    for (int32_t i = 0; i < 2; ++i) {
+        uint32_t *operands = windows->operands + i;
+        int8_t *rest = windows->rest[i];
+        sums[i] = 0;
+        for (int32_t row = 0; row < windows->rows; ++row) {
+            operands = dq_expand_window(x[i], windows->word_bytes, operands, &sums[i]);
+            x[i] += windows->word_bytes;
+            dq_copy(rest, x[i], windows->left);
+            rest += windows->left;
+            x[i] += windows->left + windows->step;
+            x[i] -= x[i] >= windows->ring_end ? windows->ring_bytes : 0;
+        }
+        (void)dq_expand_window(windows->rest[i], windows->rest_bytes, operands, &sums[i]);
+    }
+}
+#endif
+
+DQ_HELPER uint32_t dq_rotate_right(uint32_t word, uint32_t bits)
+{
+    return (word >> bits) | (word << ((32u - bits) & 31u));
+}
+
+#if defined(DQ_ASM)
+/*
+ * Inner loop: r0 operands, r1 weights, r2-r5 operands of two steps, r6-r9 accumulators (pair 0 of pixel
+ * 0, 1, pair 1 of pixel 0, 1), r10 mask, r11 word of weights, r12 masked word, lr end of the chunk.
+ * Stack: 0 the first twelve words of the block; 48 where the unrolled loop is entered; 52 the mask.
+ */
+DQ_KERNEL_SECTION DQ_NAKED
+static void dq_block_w2s2(const dq_fields_block *block __attribute__((unused)))
+{
+    __asm__(
+        "push {r4-r11, lr}\n"
+        "sub sp, #60\n"
+        "ldm r0!, {r1-r12}\n"
+        "stm sp, {r1-r12}\n"
+        "ldrd r2, r1, [r0]\n"
+/* A chunk enters the unrolled loop late by the units that it falls short of whole turns. */
+        "adr r3, 1f\n"
+        "mov r4, #56\n"
+        "mla r2, r2, r4, r3\n"
+        "orr r2, r2, #1\n"
+        "str r2, [sp, #48]\n"
+        "movw r3, #0xc003\n"
+        "movt r3, #0xc003\n"
+        "str r3, [sp, #52]\n"
+/* Four channels. */
+        "3:\n"
+        "ldm sp, {r0, r6, r7, lr}\n"
+        "mov r8, r6\n"
+        "mov r9, r7\n"
+        "ldr r10, [sp, #52]\n"
+        "ldr pc, [sp, #48]\n"
+        ".p2align 2\n"
+        "1:\n"
+        ".rept 8\n"
+        "ldr.w r11, [r1], #4\n"
+        "ldm.w r0!, {r2, r3, r4, r5}\n"
+        "and.w r12, r10, r11\n"
+        "smlad r6, r12, r2, r6\n"
+        "smlad r7, r12, r3, r7\n"
+        "and.w r12, r10, r11, ror #4\n"
+        "smlad r8, r12, r2, r8\n"
+        "smlad r9, r12, r3, r9\n"
+        "and.w r12, r10, r11, ror #8\n"
+        "smlad r6, r12, r4, r6\n"
+        "smlad r7, r12, r5, r7\n"
+        "and.w r12, r10, r11, ror #12\n"
+        "smlad r8, r12, r4, r8\n"
+        "smlad r9, r12, r5, r9\n"
+        ".endr\n"
+        "cmp r0, lr\n"
+        "bne.w 1b\n"
+        /* Outputs: r0, lr where to, r10 zero point, r12 biases and multipliers. */
+        "ldr r12, [sp, #24]\n"
+        "ldrd r0, lr, [sp, #28]\n"
+        "ldr r10, [sp, #36]\n"
+        "ldm r12!, {r2, r3, r4, r5}\n"
+        "ldr r11, [sp, #40]\n"
+        "lsrs r11, r11, #1\n"
+        "ubfx r11, r6, #0, #14\n"
+        "adc r11, r2, r11, lsl #1\n"
+        "smmlar r11, r11, r3, r10\n"
+        "ssat r11, #8, r11\n"
+        "strb r11, [r0], #1\n"
+        "asr r6, r6, #14\n"
+        "adc r6, r4, r6, lsl #1\n"
+        "smmlar r6, r6, r5, r10\n"
+        "ssat r6, #8, r6\n"
+        "strb r6, [r0], #1\n"
+        "ldr r11, [sp, #40]\n"
+        "lsrs r11, r11, #2\n"
+        "ubfx r11, r7, #0, #14\n"
+        "adc r11, r2, r11, lsl #1\n"
+        "smmlar r11, r11, r3, r10\n"
+        "ssat r11, #8, r11\n"
+        "strb r11, [lr], #1\n"
+        "asr r7, r7, #14\n"
+        "adc r7, r4, r7, lsl #1\n"
+        "smmlar r7, r7, r5, r10\n"
+        "ssat r7, #8, r7\n"
+        "strb r7, [lr], #1\n"
+        "ldm r12!, {r2, r3, r4, r5}\n"
+        "str r12, [sp, #24]\n"
+        "ldr r12, [sp, #40]\n"
+        "lsrs r11, r12, #1\n"
+        "ubfx r11, r8, #0, #14\n"
+        "adc r11, r2, r11, lsl #1\n"
+        "smmlar r11, r11, r3, r10\n"
+        "ssat r11, #8, r11\n"
+        "strb r11, [r0], #1\n"
+        "asr r8, r8, #14\n"
+        "adc r8, r4, r8, lsl #1\n"
+        "smmlar r8, r8, r5, r10\n"
+        "ssat r8, #8, r8\n"
+        "strb r8, [r0], #1\n"
+        "lsrs r11, r12, #2\n"
+        "ubfx r11, r9, #0, #14\n"
+        "adc r11, r2, r11, lsl #1\n"
+        "smmlar r11, r11, r3, r10\n"
+        "ssat r11, #8, r11\n"
+        "strb r11, [lr], #1\n"
+        "asr r9, r9, #14\n"
+        "adc r9, r4, r9, lsl #1\n"
+        "smmlar r9, r9, r5, r10\n"
+        "ssat r9, #8, r9\n"
+        "strb r9, [lr], #1\n"
+        "strd r0, lr, [sp, #28]\n"
+        "ldr r2, [sp, #20]\n"
+        "cmp r1, r2\n"
+        "bne.w 3b\n"
+        "add sp, #60\n"
+        "pop {r4-r11, pc}\n"
+);
+}
+#else
+/* Two pairs of channels for one pixel, whose operands are every second one from x to end. */
+static inline void dq_block_w2s2_accumulate(
+    const uint32_t *x, const uint32_t *end, const uint32_t *weights, uint32_t sums[2])
+{
+    static const uint32_t rotations[4] = {0u, 4u, 8u, 12u};
+    const uint32_t mask = 0xc003c003u;
+    for (; x != end; ++weights) {
+        for (uint32_t i = 0; i < 4u; i += 2u) {
+            sums[0] = dq_smlad_modulo(dq_rotate_right(*weights, rotations[i]) & mask, *x, sums[0]);
+            sums[1] = dq_smlad_modulo(dq_rotate_right(*weights, rotations[i + 1u]) & mask, *x, sums[1]);
+            x += 2;
+        }
+    }
+}
+
+/* Four channels of pixel `i`, whose weights start at `weights`; they are stored from output `at` on. */
+static inline void dq_block_w2s2_pixel(
+    const dq_fields_block *block, int32_t i, const uint32_t *weights, const int32_t *channels, int32_t at)
+{
+    const uint32_t field = 0x3fffu;
+    int32_t taps = (int32_t)(block->chunk_end - block->operands);
+    const uint32_t *x = block->operands;
+    uint32_t sums[2] = {block->start[i], block->start[i]};
+    int32_t results[4] = {channels[0], channels[2], channels[4], channels[6]};
+    for (const dq_chunk *chunk = block->chunks;; ++chunk) {
+        dq_block_w2s2_accumulate(x + i, x + taps + i, weights, sums);
+        x += taps;
+        weights += taps / 4;
+        results[0] += 2 * (int32_t)(sums[0] & field);
+        results[2] += 2 * (int32_t)(sums[1] & field);
+        if (x == block->operands_end) {
+            break;
+        }
+        sums[0] = (sums[0] & ~field) | (chunk->start[i] & field);
+        sums[1] = (sums[1] & ~field) | (chunk->start[i] & field);
+        taps = block->later_taps;
+    }
+    results[1] += 2 * ((int32_t)sums[0] >> 14);
+    results[3] += 2 * ((int32_t)sums[1] >> 14);
+    const int32_t odd = (int32_t)(block->odd >> i & 1u);
+    for (int32_t c = 0; c < 4; c += 1) {
+        results[c] += odd;
+    }
+    for (int32_t c = 0; c < 4; ++c) {
+        const int32_t value = dq_requantize(
+            results[c], channels[2 * c + 1], 0, block->zero_point);
+        ((int8_t *)block->outputs[i])[at + c] = dq_clamp(value, -128, 127);
+    }
+}
+
+DQ_KERNEL_SECTION
+static void dq_block_w2s2(const dq_fields_block *block)
+{
+    const int32_t words = (int32_t)(block->operands_end - block->operands) / 4;
+    const int32_t *channels = block->channels;
+    int32_t at = 0;
+    for (const uint32_t *weights = block->weights; weights != block->weights_end; weights += words) {
+        dq_block_w2s2_pixel(block, 0, weights, channels, at);
+        dq_block_w2s2_pixel(block, 1, weights, channels, at);
+        channels += 8;
+        at += 4;
+    }
+}
+#endif
+
+/*
+ * Turn the sum of the activations into what the accumulators start from: the centre of the first
+ * channel's field less 3/2 of the sum, and in the second channel's field half the sum.
+ */
+static inline void dq_start_w2s2(dq_fields_block *block, const dq_chunk *chunks, int32_t count)
+{
+    const int32_t first = (int32_t)chunks->start[0];
+    const int32_t second = (int32_t)chunks->start[1];
+    (void)count;
+    block->start[0] = 8192u - (uint32_t)((3 * first + 1) >> 1);
+    block->start[1] = 8192u - (uint32_t)((3 * second + 1) >> 1);
+    block->start[0] += (uint32_t)(first >> 1) << 14;
+    block->start[1] += (uint32_t)(second >> 1) << 14;
+    block->odd = ((uint32_t)first & 1u) | ((uint32_t)second & 1u) << 1;
+}
+
+DQ_UNUSED static inline dq_channel dq_table_channel(
+    const dq_output_stage *stage, int32_t channel, int32_t multiplier)
+{
+    dq_channel result;
+    result.multiplier = multiplier;
+    result.shift = stage->shift;
+    result.zero_point = stage->zero_point;
+    result.low = stage->channel_low != NULL ? stage->channel_low[channel] : stage->low;
+    result.high = stage->channel_high != NULL ? stage->channel_high[channel] : stage->high;
+    return result;
+}
+
+/* Four output channels after four of one group for two pixels, the last ones incomplete. */
+DQ_KERNEL_SECTION DQ_INNER_LOOP
+static void dq_conv2d_w2s2a8_pairs_rows_rest(
+    const dq_fields_conv2d_params *p, dq_fields_block *block)
+{
+    const int32_t whole = p->group_outputs / 4 * 4;
+    dq_fields_block part = *block;
+    int8_t last[2][4];
+    part.weights_end -= p->quad_words;
+    if (whole > 0) {
+        dq_block_w2s2(&part);
+    }
+    part.channels += 2 * whole;
+    part.weights = part.weights_end;
+    part.weights_end = block->weights_end;
+    part.outputs[0] = last[0];
+    part.outputs[1] = last[1];
+    dq_block_w2s2(&part);
+    for (int32_t i = 0; i < p->group_outputs - whole; ++i) {
+        ((int8_t *)block->outputs[0])[whole + i] = last[0][i];
+        ((int8_t *)block->outputs[1])[whole + i] = last[1][i];
+    }
+}
+
+/* The outputs of one group for two pixels whose operands are expanded. */
+static inline void dq_conv2d_w2s2a8_pairs_rows_outputs(
+    const dq_fields_conv2d_params *p, dq_fields_block *block, int8_t *first, int8_t *second)
+{
+    block->outputs[0] = first;
+    block->outputs[1] = second;
+    if (p->incomplete == 0) {
+        dq_block_w2s2(block);
+    } else {
+        dq_conv2d_w2s2a8_pairs_rows_rest(p, block);
+    }
+}
+
+/* Row `row` of the output, from the ring of input rows. An odd last pixel is computed twice. */
+DQ_KERNEL_SECTION
+static void dq_conv2d_w2s2a8_pairs_rows_row(
+    const dq_fields_conv2d_params *p, const int8_t *ring, int32_t row, int8_t *output,
+    uint8_t *scratch)
+{
+    dq_chunk few[DQ_FEW_CHUNKS];
+    dq_chunk *const chunks = few;
+    dq_fields_block block;
+    dq_prepare_block(p, scratch, chunks, &block);
+    dq_window_rows windows;
+    dq_prepare_rows(p, ring, scratch, &windows);
+    int32_t next_output = p->out_channels;
+    const int32_t step = p->stride_width * p->in_channels;
+    const int8_t *window = ring + row * p->stride_height % p->ring_rows * p->ring_row_bytes;
+    int32_t next = step;
+    for (int32_t pixels = p->out_width; pixels > 0; pixels -= 2) {
+        if (pixels == 1) {
+            next_output = 0;
+            next = 0;
+        }
+        dq_gather_rows(&windows, window, window + next, chunks->start);
+        window += 2 * step;
+        dq_start_w2s2(&block, chunks, p->chunks);
+        dq_conv2d_w2s2a8_pairs_rows_outputs(p, &block, output, output + next_output);
+        output += 2 * p->out_channels;
+    }
+}
+
+DQ_KERNEL_SECTION
+void dq_conv2d_w2s2a8_pairs_rows(
+    const dq_fields_conv2d_params *p, const int8_t *input, int8_t *output, void *scratch)
+{
+    uint8_t *const memory = (uint8_t *)scratch;
+    int8_t *const rows = (int8_t *)memory + p->ring_at;
+    const int32_t span = (p->kernel_height - 1) * p->dilation_height + 1;
+    int32_t pushed = 0;
+    for (int32_t row = 0; row < p->out_height; ++row) {
+        for (; p->padded != 0 && pushed < row * p->stride_height + span; ++pushed) {
+            dq_ring_push(p, input, pushed, rows);
+        }
+        dq_conv2d_w2s2a8_pairs_rows_row(p, p->padded != 0 ? rows : input, row, output, memory);
+        output += p->out_width * p->out_channels;
+    }
+}
+
+/* The int8 outputs of `count` sums, which begin with output `first`. */
+DQ_HELPER void dq_linear_outputs(
+    const dq_linear_fields_params *p, int32_t first, int32_t count, const uint32_t *sums, int8_t *output)
+{
+    for (int32_t i = 0; i < count; ++i) {
+        const int32_t c = first + i;
+        const dq_channel channel = dq_table_channel(&p->stage, c, p->constants[2 * c + 1]);
+        output[c] = dq_output(channel, (int32_t)((uint32_t)p->constants[2 * c] + sums[i]));
+    }
+}
+
+/* Eight activations x0, x1, ... as operands (x0, x2), (x1, x3), (x4, x6), (x5, x7). */
+static inline void dq_expand_block(const int8_t *activations, uint32_t operands[4])
+{
+    const uint32_t first = dq_load_word(activations);
+    const uint32_t second = dq_load_word(activations + 4);
+    operands[0] = dq_sxtb16(first);
+    operands[1] = dq_sxtb16_odd(first);
+    operands[2] = dq_sxtb16(second);
+    operands[3] = dq_sxtb16_odd(second);
+}
+
+/* sum + the activations of four operands. */
+static inline int32_t dq_add_block(const uint32_t operands[4], int32_t sum)
+{
+    sum = dq_smlad(operands[0], 0x00010001u, sum);
+    sum = dq_smlad(operands[1], 0x00010001u, sum);
+    sum = dq_smlad(operands[2], 0x00010001u, sum);
+    return dq_smlad(operands[3], 0x00010001u, sum);
+}
+
+/* Operands of `blocks` times eight activations, at least eight; returns their sum. */
+#if defined(DQ_ASM)
+/* r0 activations, r1 their end, r2 operands, r3 sum, r4-r7 a block, r12 ones, lr second half. */
+DQ_KERNEL_SECTION DQ_NAKED
+static int32_t dq_expand_whole_blocks(
+    const int8_t *activations __attribute__((unused)), int32_t blocks __attribute__((unused)), uint32_t *operands __attribute__((unused)))
+{
+    __asm__(
+        "push {r4-r7, r12, lr}\n"
+        "add r1, r0, r1, lsl #3\n"
+        "mov r3, #0\n"
+        "mov r12, #0x00010001\n"
+        "1:\n"
+        "ldr r6, [r0], #4\n"
+        "ldr lr, [r0], #4\n"
+        "sxtb16 r4, r6\n"
+        "sxtb16 r5, r6, ror #8\n"
+        "sxtb16 r6, lr\n"
+        "sxtb16 r7, lr, ror #8\n"
+        "stm r2!, {r4-r7}\n"
+        "smlad r3, r4, r12, r3\n"
+        "smlad r3, r5, r12, r3\n"
+        "smlad r3, r6, r12, r3\n"
+        "smlad r3, r7, r12, r3\n"
+        "cmp r0, r1\n"
+        "bne 1b\n"
+        "mov r0, r3\n"
+        "pop {r4-r7, r12, pc}\n");
+}
+#else
+DQ_KERNEL_SECTION DQ_INNER_LOOP
+static int32_t dq_expand_whole_blocks(const int8_t *activations, int32_t blocks, uint32_t *operands)
+{
+    int32_t sum = 0;
+    for (; blocks > 0; --blocks) {
+        dq_expand_block(activations, operands);
+        sum = dq_add_block(operands, sum);
+        activations += 8;
+        operands += 4;
+    }
+    return sum;
+}
+#endif
+
+/* Whole blocks of operands for `count` activations, zeros after them; returns the sum of the activations. */
+static inline int32_t dq_expand_blocks(const int8_t *activations, int32_t count, uint32_t *operands)
+{
+    const int32_t blocks = count >> 3;
+    int32_t sum = 0;
+    if (blocks > 0) {
+        sum = dq_expand_whole_blocks(activations, blocks, operands);
+    }
+    if ((count & 7) != 0) {
+        int8_t last[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+        memcpy(last, activations + 8 * blocks, (size_t)(count & 7));
+        dq_expand_block(last, operands + 4 * blocks);
+        sum = dq_add_block(operands + 4 * blocks, sum);
     }
     return sum;
 }
 
 /*
- * Sums of code * activation for two rows of codes and two interleaved windows: dot[2 * row + window].
- * Lanes format: 32-bit words of 16 codes of 2 bits. Field i (bits 2*i and 16 + 2*i) of word w meets
- * operand 8*w + i; activations x0..x3 make the operands (x0, x2), (x1, x3). Rows are whole words.
+ * Eight outputs at a time: four accumulators F0 + 2^14 * F1 (mod 2^32) of the outputs 2i and 2i + 1.
+ * F0 is kept within its field, 0 <= F0 < 2^14, by reading and resetting it after every run of inputs.
+ * Weights of eight outputs follow one another: 2 words of outputs 0 to 3 for eight inputs, then as many of 4 to 7.
  */
-DQ_KERNEL_SECTION DQ_INNER_LOOP
-static void dq_dot_w2_2x2(
-    const uint32_t *w0, const uint32_t *w1, const uint32_t *x, int32_t words, int32_t dot[4])
-{
-    const uint32_t *const end = w0 + words;
-    const uint32_t mask = 0x00030003u;
-    int32_t d00 = 0;
-    int32_t d01 = 0;
-    int32_t d10 = 0;
-    int32_t d11 = 0;
-    while (w0 < end) {
-        const uint32_t word0 = *w0++;
-        const uint32_t word1 = *w1++;
-        uint32_t u0 = word0 & mask;
-        uint32_t u1 = word1 & mask;
-        d00 = dq_smlad(u0, x[0], d00);
-        d01 = dq_smlad(u0, x[1], d01);
-        d10 = dq_smlad(u1, x[0], d10);
-        d11 = dq_smlad(u1, x[1], d11);
-        DQ_EXTRACT(u0, word0, mask, 2);
-        DQ_EXTRACT(u1, word1, mask, 2);
-        d00 = dq_smlad(u0, x[2], d00);
-        d01 = dq_smlad(u0, x[3], d01);
-        d10 = dq_smlad(u1, x[2], d10);
-        d11 = dq_smlad(u1, x[3], d11);
-        DQ_EXTRACT(u0, word0, mask, 4);
-        DQ_EXTRACT(u1, word1, mask, 4);
-        d00 = dq_smlad(u0, x[4], d00);
-        d01 = dq_smlad(u0, x[5], d01);
-        d10 = dq_smlad(u1, x[4], d10);
-        d11 = dq_smlad(u1, x[5], d11);
-        DQ_EXTRACT(u0, word0, mask, 6);
-        DQ_EXTRACT(u1, word1, mask, 6);
-        d00 = dq_smlad(u0, x[6], d00);
-        d01 = dq_smlad(u0, x[7], d01);
-        d10 = dq_smlad(u1, x[6], d10);
-        d11 = dq_smlad(u1, x[7], d11);
-        DQ_EXTRACT(u0, word0, mask, 8);
-        DQ_EXTRACT(u1, word1, mask, 8);
-        d00 = dq_smlad(u0, x[8], d00);
-        d01 = dq_smlad(u0, x[9], d01);
-        d10 = dq_smlad(u1, x[8], d10);
-        d11 = dq_smlad(u1, x[9], d11);
-        DQ_EXTRACT(u0, word0, mask, 10);
-        DQ_EXTRACT(u1, word1, mask, 10);
-        d00 = dq_smlad(u0, x[10], d00);
-        d01 = dq_smlad(u0, x[11], d01);
-        d10 = dq_smlad(u1, x[10], d10);
-        d11 = dq_smlad(u1, x[11], d11);
-        DQ_EXTRACT(u0, word0, mask, 12);
-        DQ_EXTRACT(u1, word1, mask, 12);
-        d00 = dq_smlad(u0, x[12], d00);
-        d01 = dq_smlad(u0, x[13], d01);
-        d10 = dq_smlad(u1, x[12], d10);
-        d11 = dq_smlad(u1, x[13], d11);
-        DQ_EXTRACT(u0, word0, mask, 14);
-        DQ_EXTRACT(u1, word1, mask, 14);
-        d00 = dq_smlad(u0, x[14], d00);
-        d01 = dq_smlad(u0, x[15], d01);
-        d10 = dq_smlad(u1, x[14], d10);
-        d11 = dq_smlad(u1, x[15], d11);
-        x += 16;
-    }
-    dot[0] = d00;
-    dot[1] = d01;
-    dot[2] = d10;
-    dot[3] = d11;
-}
+typedef struct {
+    uint32_t start;   /* first run: value of the accumulators; others, and after the last: F0 at the start */
+    uint32_t end;     /* assembly only: address after the last operand */
+    uint32_t entry;   /* assembly only: where the unrolled loop is entered */
+    uint32_t blocks;  /* of eight inputs */
+} dq_linear_w2a8_fields_odd_run;
 
-/* Row `row` of the output. An odd last pixel or channel is computed twice. */
+typedef struct {
+    const uint32_t *operands;    /* expanded input */
+    dq_linear_w2a8_fields_odd_run *runs;
+    uint32_t first_total;        /* what the sum of all F0 starts from */
+    uint32_t mask;               /* of two weights of two outputs */
+    const uint32_t *weights;
+    const int8_t *output_end;
+    int8_t *output;
+    const int32_t *constants;
+    int32_t zero_point;
+    int32_t shift;               /* of the sums to the left, before the multiplier */
+    int32_t run_count;
+} dq_linear_w2a8_fields_odd_state;
+
+/* What all outputs need of the input: operands and sums of its runs. */
 DQ_KERNEL_SECTION
-static void dq_conv2d_w2a8_smlad_row(
-    const dq_conv2d_params *p, const int8_t *input, int32_t row, int8_t *output, void *scratch)
+static void dq_linear_w2a8_fields_odd_begin(
+    const dq_linear_fields_params *p, const int8_t *input, void *scratch, dq_linear_w2a8_fields_odd_state *state)
 {
-    const uint32_t *const weights = (const uint32_t *)p->weights;
-    uint32_t *const operands = (uint32_t *)(void *)((uint8_t *)scratch + p->codes_at);
-    int8_t *const copy = (int8_t *)scratch + p->windows_at;
-    for (int32_t column = 0; column < p->out_width; column += 2) {
-        const int32_t pair[2] = {column, column + 1 < p->out_width ? column + 1 : column};
-        for (int32_t group = 0; group < p->groups; ++group) {
-            const int32_t last = (group + 1) * p->group_outputs - 1;
-            int32_t sums[2];
-            for (int32_t i = 0; i < 2; ++i) {
-                const int8_t *window = copy;
-                if (p->direct != 0) {
-                    window = dq_pixel(p, input, row, pair[i], group);
-                } else {
-                    dq_gather_window(p, input, row, pair[i], group, copy);
-                }
-                const int32_t sum = dq_expand(window, p->taps, operands + i, 8 * p->row_size, 2);
-                sums[i] = p->offset * sum;
-            }
-            for (int32_t channel = group * p->group_outputs; channel <= last; channel += 2) {
-                const int32_t channels[2] = {channel, channel < last ? channel + 1 : last};
-                int32_t dot[4];
-                const uint32_t *const w0 = weights + channels[0] * p->row_size;
-                const uint32_t *const w1 = weights + channels[1] * p->row_size;
-                dq_dot_w2_2x2(w0, w1, operands, p->row_size, dot);
-                for (int32_t i = 0; i < 2; ++i) {
-                    const int32_t c = channels[i];
-                    const dq_channel stage = dq_stage_channel(&p->stage, c);
-                    const int32_t first = p->bias[c] + p->step * dot[2 * i] + sums[0];
-                    const int32_t second = p->bias[c] + p->step * dot[2 * i + 1] + sums[1];
-                    output[pair[0] * p->out_channels + c] = dq_output(stage, first);
-                    output[pair[1] * p->out_channels + c] = dq_output(stage, second);
-                }
-            }
+    dq_linear_w2a8_fields_odd_run *const runs = (dq_linear_w2a8_fields_odd_run *)scratch;
+    uint32_t *const operands = (uint32_t *)(void *)(runs + p->run_count + 1);
+    uint32_t *end = operands;
+    int32_t left = p->inputs;
+    int32_t sum = 0;
+    int32_t carried = 0;
+    int32_t taken = 0;
+    for (int32_t i = 0; i < p->run_count; ++i) {
+        const int32_t length = 8 * p->runs[i];
+        sum += dq_expand_blocks(input, length < left ? length : left, end);
+        left -= length;
+        end += length / 2;
+        input += length;
+        const int32_t centre = (3 * sum + 1) >> 1;
+        const int32_t start = 8192 - (centre - taken);
+        taken = centre;
+        runs[i].start = (uint32_t)start;
+        runs[i].blocks = p->runs[i];
+        if (i > 0) {
+            carried += start >> 14;
         }
     }
+    carried += sum >> 1;
+    /* Only F0 is reset between runs: what the starts of later runs exceed it by, F1 has from the first. */
+    runs[0].start += (uint32_t)carried << 14;
+    /* In the end, the bit below F1 is the lowest bit of an inner product of odd levels. */
+    runs[p->run_count].start = ((uint32_t)sum & 1u) << 13;
+    state->operands = operands;
+    state->runs = runs;
+    state->run_count = p->run_count;
+    state->first_total = 0u - ((uint32_t)p->run_count << 14);
+    state->first_total += (uint32_t)sum & 1u;
+    state->mask = 0xC003C003u;
+    state->weights = p->weights;
+    state->constants = p->constants;
+    state->zero_point = p->stage.zero_point;
+    state->shift = p->stage.shift;
 }
 
-DQ_KERNEL_SECTION
-void dq_conv2d_w2a8_smlad(const dq_conv2d_params *p, const int8_t *input, int8_t *output, void *scratch)
-{
-    for (int32_t row = 0; row < p->out_height; ++row) {
-        dq_conv2d_w2a8_smlad_row(p, input, row, output + row * p->out_width * p->out_channels, scratch);
-    }
-}
+#if defined(DQ_ASM)
+/* The assembly reads the state by offset. */
+typedef char dq_linear_w2a8_fields_odd_assert_state[sizeof(dq_linear_w2a8_fields_odd_state) == 44u ? 1 : -1];
+typedef char dq_linear_w2a8_fields_odd_assert_runs[__builtin_offsetof(dq_linear_w2a8_fields_odd_state, runs) == 4u ? 1 : -1];
+typedef char dq_linear_w2a8_fields_odd_assert_output[__builtin_offsetof(dq_linear_w2a8_fields_odd_state, output) == 24u ? 1 : -1];
+typedef char dq_linear_w2a8_fields_odd_assert_run[__builtin_offsetof(dq_linear_w2a8_fields_odd_run, blocks) == 12u ? 1 : -1];
 
 /*
- * Sums of code * activation for two rows of codes and one vector. Lanes format: 32-bit words of 16
- * codes of 2 bits. Field i (bits 2*i and 16 + 2*i) of word w meets operand 8*w + i; activations x0..x3
- * make the operands (x0, x2), (x1, x3). Rows are whole words.
+ * All whole groups of eight outputs. Registers in the loop: r0 operands, r1 weights, r2-r5 accumulators,
+ * r6-r9 four operands, r10 and r11 weights, r12 masked weights, lr mask.
+ * Stack: 0-15 sums of F0; 16 next run; 20 end of this run; 24-63 the state without run_count.
  */
-DQ_KERNEL_SECTION DQ_INNER_LOOP
-static void dq_dot_w2_2x1(
-    const uint32_t *w0, const uint32_t *w1, const uint32_t *x, int32_t words, int32_t dot[2])
+DQ_KERNEL_SECTION DQ_NAKED
+static void dq_linear_w2a8_fields_odd_groups(const dq_linear_w2a8_fields_odd_state *state __attribute__((unused)))
 {
-    const uint32_t *const end = w0 + words;
-    const uint32_t mask = 0x00030003u;
-    int32_t d0 = 0;
-    int32_t d1 = 0;
-    while (w0 < end) {
-        const uint32_t word0 = *w0++;
-        const uint32_t word1 = *w1++;
-        uint32_t u0 = word0 & mask;
-        uint32_t u1 = word1 & mask;
-        d0 = dq_smlad(u0, x[0], d0);
-        d1 = dq_smlad(u1, x[0], d1);
-        DQ_EXTRACT(u0, word0, mask, 2);
-        DQ_EXTRACT(u1, word1, mask, 2);
-        d0 = dq_smlad(u0, x[1], d0);
-        d1 = dq_smlad(u1, x[1], d1);
-        DQ_EXTRACT(u0, word0, mask, 4);
-        DQ_EXTRACT(u1, word1, mask, 4);
-        d0 = dq_smlad(u0, x[2], d0);
-        d1 = dq_smlad(u1, x[2], d1);
-        DQ_EXTRACT(u0, word0, mask, 6);
-        DQ_EXTRACT(u1, word1, mask, 6);
-        d0 = dq_smlad(u0, x[3], d0);
-        d1 = dq_smlad(u1, x[3], d1);
-        DQ_EXTRACT(u0, word0, mask, 8);
-        DQ_EXTRACT(u1, word1, mask, 8);
-        d0 = dq_smlad(u0, x[4], d0);
-        d1 = dq_smlad(u1, x[4], d1);
-        DQ_EXTRACT(u0, word0, mask, 10);
-        DQ_EXTRACT(u1, word1, mask, 10);
-        d0 = dq_smlad(u0, x[5], d0);
-        d1 = dq_smlad(u1, x[5], d1);
-        DQ_EXTRACT(u0, word0, mask, 12);
-        DQ_EXTRACT(u1, word1, mask, 12);
-        d0 = dq_smlad(u0, x[6], d0);
-        d1 = dq_smlad(u1, x[6], d1);
-        DQ_EXTRACT(u0, word0, mask, 14);
-        DQ_EXTRACT(u1, word1, mask, 14);
-        d0 = dq_smlad(u0, x[7], d0);
-        d1 = dq_smlad(u1, x[7], d1);
-        x += 8;
-    }
-    dot[0] = d0;
-    dot[1] = d1;
+    __asm__(
+        "push {r4-r11, lr}\n"
+        "sub sp, #68\n"
+        "ldr r11, [r0, #40]\n"
+        "ldm r0, {r1-r10}\n"
+        "add r12, sp, #24\n"
+        "stm r12, {r1-r10}\n"
+        /* The loop is unrolled four times; a run enters it so that it ends with whole turns. */
+        "adr r6, 2f\n"
+        "adr r7, 3f\n"
+        "sub r7, r7, r6\n"
+        "orr r6, r6, #1\n"
+        "5:\n"
+        "ldr r8, [r2, #12]\n"
+        "add r1, r1, r8, lsl #4\n"
+        "str r1, [r2, #4]\n"
+        "rsb r8, r8, #0\n"
+        "and r8, r8, #3\n"
+        "mla r8, r8, r7, r6\n"
+        "str r8, [r2, #8]\n"
+        "adds r2, #16\n"
+        "subs r11, #1\n"
+        "bne 5b\n"
+        "adr r6, 4f\n"
+        "orr r6, r6, #1\n"
+        "str r6, [r2, #8]\n"
+        "mov r1, r5\n");
+    /* Eight outputs: the first run. */
+    __asm__(
+        "1:\n"
+        "ldrd r0, r12, [sp, #24]\n"
+        "ldm r12!, {r2, r10, r11, lr}\n"
+        "mov r3, r2\n"
+        "mov r4, r2\n"
+        "mov r5, r2\n"
+        "strd r12, r10, [sp, #16]\n"
+        "ldrd r6, lr, [sp, #32]\n"
+        "strd r6, r6, [sp, #0]\n"
+        "strd r6, r6, [sp, #8]\n"
+        "bx r11\n"
+        "2:\n");
+    /* Eight inputs, eight outputs; then the same three times again. */
+    __asm__(
+        "ldm r0!, {r6-r9}\n"
+        "ldm r1!, {r10, r11}\n"
+        "and r12, lr, r10\n"
+        "smlad r2, r12, r6, r2\n"
+        "and r12, lr, r10, ror #4\n"
+        "smlad r3, r12, r6, r3\n"
+        "and r12, lr, r10, ror #8\n"
+        "smlad r2, r12, r7, r2\n"
+        "and r12, lr, r10, ror #12\n"
+        "smlad r3, r12, r7, r3\n"
+        "and r12, lr, r11\n"
+        "smlad r2, r12, r8, r2\n"
+        "and r12, lr, r11, ror #4\n"
+        "smlad r3, r12, r8, r3\n"
+        "and r12, lr, r11, ror #8\n"
+        "smlad r2, r12, r9, r2\n"
+        "and r12, lr, r11, ror #12\n"
+        "smlad r3, r12, r9, r3\n"
+        "ldm r1!, {r10, r11}\n"
+        "and r12, lr, r10\n"
+        "smlad r4, r12, r6, r4\n"
+        "and r12, lr, r10, ror #4\n"
+        "smlad r5, r12, r6, r5\n"
+        "and r12, lr, r10, ror #8\n"
+        "smlad r4, r12, r7, r4\n"
+        "and r12, lr, r10, ror #12\n"
+        "smlad r5, r12, r7, r5\n"
+        "and r12, lr, r11\n"
+        "smlad r4, r12, r8, r4\n"
+        "and r12, lr, r11, ror #4\n"
+        "smlad r5, r12, r8, r5\n"
+        "and r12, lr, r11, ror #8\n"
+        "smlad r4, r12, r9, r4\n"
+        "and r12, lr, r11, ror #12\n"
+        "smlad r5, r12, r9, r5\n"
+"3:\n"
+        ".rept 3\n"
+        "ldm r0!, {r6-r9}\n"
+        "ldm r1!, {r10, r11}\n"
+        "and r12, lr, r10\n"
+        "smlad r2, r12, r6, r2\n"
+        "and r12, lr, r10, ror #4\n"
+        "smlad r3, r12, r6, r3\n"
+        "and r12, lr, r10, ror #8\n"
+        "smlad r2, r12, r7, r2\n"
+        "and r12, lr, r10, ror #12\n"
+        "smlad r3, r12, r7, r3\n"
+        "and r12, lr, r11\n"
+        "smlad r2, r12, r8, r2\n"
+        "and r12, lr, r11, ror #4\n"
+        "smlad r3, r12, r8, r3\n"
+        "and r12, lr, r11, ror #8\n"
+        "smlad r2, r12, r9, r2\n"
+        "and r12, lr, r11, ror #12\n"
+        "smlad r3, r12, r9, r3\n"
+        "ldm r1!, {r10, r11}\n"
+        "and r12, lr, r10\n"
+        "smlad r4, r12, r6, r4\n"
+        "and r12, lr, r10, ror #4\n"
+        "smlad r5, r12, r6, r5\n"
+        "and r12, lr, r10, ror #8\n"
+        "smlad r4, r12, r7, r4\n"
+        "and r12, lr, r10, ror #12\n"
+        "smlad r5, r12, r7, r5\n"
+        "and r12, lr, r11\n"
+        "smlad r4, r12, r8, r4\n"
+        "and r12, lr, r11, ror #4\n"
+        "smlad r5, r12, r8, r5\n"
+        "and r12, lr, r11, ror #8\n"
+        "smlad r4, r12, r9, r4\n"
+        "and r12, lr, r11, ror #12\n"
+        "smlad r5, r12, r9, r5\n"
+".endr\n"
+        "ldr r10, [sp, #20]\n"
+        "cmp r0, r10\n"
+        "bne 2b\n");
+    /* The end of a run: F0 is added to its sum and starts anew. After the last run the jump goes to 4. */
+    __asm__(
+        "ubfx r6, r2, #0, #14\n"
+        "ubfx r7, r3, #0, #14\n"
+        "ubfx r8, r4, #0, #14\n"
+        "ubfx r9, r5, #0, #14\n"
+        "ldm sp, {r10, r11, r12, lr}\n"
+        "add r10, r10, r6, lsl #1\n"
+        "add r11, r11, r7, lsl #1\n"
+        "add r12, r12, r8, lsl #1\n"
+        "add lr, lr, r9, lsl #1\n"
+        "stm sp, {r10, r11, r12, lr}\n"
+        "ldr r12, [sp, #16]\n"
+        "ldm r12!, {r6-r9}\n"
+        "bfi r2, r6, #0, #14\n"
+        "bfi r3, r6, #0, #14\n"
+        "bfi r4, r6, #0, #14\n"
+        "bfi r5, r6, #0, #14\n"
+        "ldr lr, [sp, #36]\n"
+        "strd r12, r7, [sp, #16]\n"
+        "bx r8\n");
+    /* Inner products of outputs 0, 2, 4, 6 in r6-r9, of the others at the top of r2-r5. */
+    __asm__(
+        "4:\n"
+        "ldm sp, {r6-r9}\n"
+        "str r1, [sp, #40]\n"
+        "ldrd r0, r12, [sp, #48]\n"
+        "ldr lr, [sp, #56]\n");
+    /* Bias, requantization, saturation: outputs 0 and 1. */
+    __asm__(
+        "ldrd r10, r11, [r12], #8\n"
+        "add r6, r10, r6\n"
+        "smmlar r6, r6, r11, lr\n"
+        "ssat r6, #8, r6\n"
+        "strb r6, [r0], #1\n"
+        "ldrd r10, r11, [r12], #8\n"
+        "add r2, r10, r2, asr #13\n"
+        "smmlar r2, r2, r11, lr\n"
+        "ssat r2, #8, r2\n"
+        "strb r2, [r0], #1\n");
+    /* Bias, requantization, saturation: outputs 2 and 3. */
+    __asm__(
+        "ldm r12!, {r1, r6, r10, r11}\n"
+        "add r7, r1, r7\n"
+        "smmlar r7, r7, r6, lr\n"
+        "ssat r7, #8, r7\n"
+        "strb r7, [r0], #1\n"
+        "add r3, r10, r3, asr #13\n"
+        "smmlar r3, r3, r11, lr\n"
+        "ssat r3, #8, r3\n"
+        "strb r3, [r0], #1\n");
+    /* Bias, requantization, saturation: outputs 4 and 5. */
+    __asm__(
+        "ldm r12!, {r1, r6, r10, r11}\n"
+        "add r8, r1, r8\n"
+        "smmlar r8, r8, r6, lr\n"
+        "ssat r8, #8, r8\n"
+        "strb r8, [r0], #1\n"
+        "add r4, r10, r4, asr #13\n"
+        "smmlar r4, r4, r11, lr\n"
+        "ssat r4, #8, r4\n"
+        "strb r4, [r0], #1\n");
+    /* Bias, requantization, saturation: outputs 6 and 7. */
+    __asm__(
+        "ldm r12!, {r1, r6, r10, r11}\n"
+        "add r9, r1, r9\n"
+        "smmlar r9, r9, r6, lr\n"
+        "ssat r9, #8, r9\n"
+        "strb r9, [r0], #1\n"
+        "add r5, r10, r5, asr #13\n"
+        "smmlar r5, r5, r11, lr\n"
+        "ssat r5, #8, r5\n"
+        "strb r5, [r0], #1\n");
+    __asm__(
+        "strd r0, r12, [sp, #48]\n"
+        "ldrd r1, r2, [sp, #40]\n"
+        "cmp r0, r2\n"
+        "bne 1b\n"
+        "add sp, #68\n"
+        "pop {r4-r11, pc}\n");
 }
 
-/* The scratch memory holds the expanded input. An odd last output is computed twice. */
-DQ_KERNEL_SECTION
-void dq_linear_w2a8_smlad(const dq_linear_params *p, const int8_t *input, int8_t *output, void *scratch)
+#else
+/* Four accumulators after one run of inputs. */
+DQ_KERNEL_SECTION DQ_INNER_LOOP
+static const uint32_t *dq_linear_w2a8_fields_odd_sums(
+    const uint32_t *w, const uint32_t *x, uint32_t blocks, uint32_t accumulators[4])
 {
-    const uint32_t *const weights = (const uint32_t *)p->weights;
-    uint32_t *const operands = (uint32_t *)scratch;
-    const int32_t operand_count = 8 * p->row_size;
-    const int32_t sum = p->offset * dq_expand(input, p->inputs, operands, operand_count, 1);
-    for (int32_t first = 0; first < p->outputs; first += 2) {
-        const int32_t second = first + 1 < p->outputs ? first + 1 : first;
-        int32_t dot[2];
-        const uint32_t *const w0 = weights + first * p->row_size;
-        const uint32_t *const w1 = weights + second * p->row_size;
-        dq_dot_w2_2x1(w0, w1, operands, p->row_size, dot);
-        const int32_t y0 = p->bias[first] + p->step * dot[0] + sum;
-        const int32_t y1 = p->bias[second] + p->step * dot[1] + sum;
-        output[first] = dq_output(dq_stage_channel(&p->stage, first), y0);
-        output[second] = dq_output(dq_stage_channel(&p->stage, second), y1);
+    uint32_t a0 = accumulators[0];
+    uint32_t a1 = accumulators[1];
+    uint32_t a2 = accumulators[2];
+    uint32_t a3 = accumulators[3];
+    for (; blocks > 0u; --blocks) {
+        a0 = dq_smlad_modulo(w[0] & 0xC003C003u, x[0], a0);
+        a1 = dq_smlad_modulo((w[0] >> 4 | w[0] << 28) & 0xC003C003u, x[0], a1);
+        a0 = dq_smlad_modulo((w[0] >> 8 | w[0] << 24) & 0xC003C003u, x[1], a0);
+        a1 = dq_smlad_modulo((w[0] >> 12 | w[0] << 20) & 0xC003C003u, x[1], a1);
+        a0 = dq_smlad_modulo(w[1] & 0xC003C003u, x[2], a0);
+        a1 = dq_smlad_modulo((w[1] >> 4 | w[1] << 28) & 0xC003C003u, x[2], a1);
+        a0 = dq_smlad_modulo((w[1] >> 8 | w[1] << 24) & 0xC003C003u, x[3], a0);
+        a1 = dq_smlad_modulo((w[1] >> 12 | w[1] << 20) & 0xC003C003u, x[3], a1);
+        a2 = dq_smlad_modulo(w[2] & 0xC003C003u, x[0], a2);
+        a3 = dq_smlad_modulo((w[2] >> 4 | w[2] << 28) & 0xC003C003u, x[0], a3);
+        a2 = dq_smlad_modulo((w[2] >> 8 | w[2] << 24) & 0xC003C003u, x[1], a2);
+        a3 = dq_smlad_modulo((w[2] >> 12 | w[2] << 20) & 0xC003C003u, x[1], a3);
+        a2 = dq_smlad_modulo(w[3] & 0xC003C003u, x[2], a2);
+        a3 = dq_smlad_modulo((w[3] >> 4 | w[3] << 28) & 0xC003C003u, x[2], a3);
+        a2 = dq_smlad_modulo((w[3] >> 8 | w[3] << 24) & 0xC003C003u, x[3], a2);
+        a3 = dq_smlad_modulo((w[3] >> 12 | w[3] << 20) & 0xC003C003u, x[3], a3);
+        w += 4;
+        x += 4;
     }
+    accumulators[0] = a0;
+    accumulators[1] = a1;
+    accumulators[2] = a2;
+    accumulators[3] = a3;
+    return w;
+}
+
+/* Inner products of eight outputs; returns the weights of the next eight. */
+DQ_KERNEL_SECTION
+static const uint32_t *dq_linear_w2a8_fields_odd_eight(
+    const dq_linear_w2a8_fields_odd_state *state, const uint32_t *weights, uint32_t sums[8])
+{
+    uint32_t accumulators[4];
+    const uint32_t *operands = state->operands;
+    for (int32_t i = 0; i < 4; ++i) {
+        accumulators[i] = state->runs[0].start;
+        sums[2 * i] = state->first_total;
+    }
+    for (int32_t run = 0; run < state->run_count; ++run) {
+        weights = dq_linear_w2a8_fields_odd_sums(weights, operands, state->runs[run].blocks, accumulators);
+        operands += 4u * state->runs[run].blocks;
+        for (int32_t i = 0; i < 4; ++i) {
+            const uint32_t field = 0x3FFFu;
+            sums[2 * i] += (accumulators[i] & field) << 1;
+            accumulators[i] = (accumulators[i] & ~field) | (state->runs[run + 1].start & field);
+        }
+    }
+    for (int32_t i = 0; i < 4; ++i) {
+        sums[2 * i + 1] = (uint32_t)((int32_t)accumulators[i] >> 13);
+    }
+    return weights;
+}
+#endif
+
+DQ_KERNEL_SECTION
+void dq_linear_w2a8_fields_odd(const dq_linear_fields_params *p, const int8_t *input, int8_t *output, void *scratch)
+{
+    dq_linear_w2a8_fields_odd_state state;
+    dq_linear_w2a8_fields_odd_begin(p, input, scratch, &state);
+#if defined(DQ_ASM)
+    const int32_t rest = p->outputs & 7;
+    if (rest < p->outputs) {
+        state.output = output;
+        state.output_end = output + (p->outputs - rest);
+        dq_linear_w2a8_fields_odd_groups(&state);
+        state.weights += (p->outputs >> 3) * 4 * ((p->inputs + 7) >> 3);
+        state.constants += 2 * (p->outputs - rest);
+    }
+    if (rest > 0) {
+        int8_t last[8];
+        state.output = last;
+        state.output_end = last + 8;
+        dq_linear_w2a8_fields_odd_groups(&state);
+        memcpy(output + (p->outputs - rest), last, (size_t)rest);
+    }
+#else
+    const uint32_t *weights = state.weights;
+    for (int32_t first = 0; first < p->outputs; first += 8) {
+        uint32_t sums[8];
+        weights = dq_linear_w2a8_fields_odd_eight(&state, weights, sums);
+        dq_linear_outputs(p, first, p->outputs - first < 8 ? p->outputs - first : 8, sums, output);
+    }
+#endif
 }
 

@@ -28,17 +28,15 @@ typedef struct {
 } dq_output_stage;
 
 /**
- * A convolution. Activations are HWC. A window, and a row of weights, runs over kernel rows, kernel
- * columns, channels of the group, in that order; weight = step * code + offset.
+ * A convolution whose weights hold four output channels a word. Activations are HWC. A window consists
+ * of runs of consecutive activations; it meets the weights run by run.
  */
 typedef struct {
-    const void *weights;       /**< codes, one row per output channel: bytes (dense) or uint32_t (lanes) */
-    const int32_t *bias;       /**< per output channel, with the input zero point folded in */
-    dq_output_stage stage;
-    int32_t row_size;          /**< bytes (dense) or words (lanes) of a row of weights */
-    int32_t step;              /**< distance of two weight levels */
-    int32_t offset;            /**< lowest weight level */
-    int32_t input_zero_point;  /**< value of the padding */
+    const uint32_t *weights;   /**< words, group by group, four output channels after four */
+    const int32_t *channels;   /**< {bias, multiplier} per output channel, each group padded to fours */
+    dq_output_stage stage;     /**< without its multipliers */
+    int32_t group_words;       /**< words of weights of a group */
+    int32_t quad_words;        /**< words of weights of four output channels */
     int32_t in_height;
     int32_t in_width;
     int32_t in_channels;
@@ -46,38 +44,55 @@ typedef struct {
     int32_t out_width;
     int32_t out_channels;
     int32_t kernel_height;
-    int32_t kernel_width;
     int32_t stride_height;
     int32_t stride_width;
     int32_t pad_top;
     int32_t pad_left;
     int32_t dilation_height;
-    int32_t dilation_width;
+    int32_t input_zero_point;  /**< value of the padding */
     int32_t groups;
     int32_t group_inputs;      /**< input channels of a group */
     int32_t group_outputs;     /**< output channels of a group */
-    int32_t taps;              /**< codes of a row without padding */
-    int32_t direct;            /**< 1 where a window is one pixel of the input, so that nothing is copied */
-    int32_t block;             /**< output pixels computed together */
-    int32_t windows_at;        /**< byte offset in the scratch memory: copied windows */
-    int32_t sums_at;           /**< byte offset in the scratch memory: a sum per window (multiple of 4) */
-    int32_t codes_at;          /**< byte offset in the scratch memory: unpacked codes (multiple of 4) */
-} dq_conv2d_params;
+    int32_t incomplete;        /**< 1 where the output channels of a group are no multiple of 4 */
+    int32_t runs;              /**< runs in a row of the window */
+    int32_t run_bytes;         /**< activations of a run */
+    int32_t run_step;          /**< bytes from a run to the next one of the row */
+    int32_t copied;            /**< 1 where a window is copied first, as its runs are not whole words */
+    int32_t taps;              /**< activations of a window, in whole words */
+    int32_t operands;          /**< taps that the weights expect: whole units of words */
+    int32_t chunks;            /**< chunks of taps between which accumulators are emptied */
+    int32_t first_taps;        /**< of the first chunk */
+    int32_t chunk_taps;        /**< of every other chunk */
+    int32_t segment;           /**< activations expanded at a time: they lie in one run and one chunk */
+    int32_t first_skipped_units; /**< see dq_fields_block */
+    int32_t skipped_units;     /**< see dq_fields_block */
+    int32_t ring_rows;         /**< input rows kept at a time; in_height where the input itself is used */
+    int32_t ring_row_bytes;    /**< activations of a row */
+    int32_t padded;            /**< 1 where rows are copied into the ring, 0: the ring is the input itself */
+    int32_t atom;              /**< activations that columns and segments are multiples of */
+    int32_t ring_at;           /**< byte offset in the scratch memory: input rows */
+    int32_t ring_sums_at;      /**< byte offset in the scratch memory: sums of segments of input rows */
+    int32_t atoms_at;          /**< byte offset in the scratch memory: sums of the atoms of a row */
+    int32_t operands_at;       /**< byte offset in the scratch memory: expanded windows of two pixels */
+    int32_t windows_at;        /**< byte offset in the scratch memory: copied activations of two windows */
+    int32_t chunks_at;         /**< byte offset in the scratch memory: where many chunks end and start */
+    int32_t sums_at;           /**< byte offset in the scratch memory: 32-bit sums of two pixels */
+} dq_fields_conv2d_params;
 
-/** A fully connected layer; weight = step * code + offset. */
+/** A fully connected layer whose words of weights hold codes of several outputs. */
 typedef struct {
-    const void *weights;  /**< codes, one row per output: bytes (dense) or uint32_t (lanes) */
-    const int32_t *bias;  /**< per output, with the input zero point folded in */
-    dq_output_stage stage;
-    int32_t row_size;     /**< bytes (dense) or words (lanes) of a row of weights */
-    int32_t step;         /**< distance of two weight levels */
-    int32_t offset;       /**< lowest weight level */
+    const uint32_t *weights;    /**< rows of groups of outputs; the last group is padded */
+    const int32_t *constants;   /**< bias (input zero point folded in) and multiplier of each output, padded */
+    const uint16_t *runs;       /**< lengths in blocks of eight inputs; a field holds the sum over a run */
+    dq_output_stage stage;      /**< without multipliers */
+    int32_t run_count;
     int32_t inputs;
     int32_t outputs;
-} dq_linear_params;
+} dq_linear_fields_params;
 
-void dq_conv2d_w2a8_smlad(const dq_conv2d_params *p, const int8_t *input, int8_t *output, void *scratch);
-void dq_linear_w2a8_smlad(const dq_linear_params *p, const int8_t *input, int8_t *output, void *scratch);
+void dq_conv2d_w2s2a8_pairs_rows(
+    const dq_fields_conv2d_params *p, const int8_t *input, int8_t *output, void *scratch);
+void dq_linear_w2a8_fields_odd(const dq_linear_fields_params *p, const int8_t *input, int8_t *output, void *scratch);
 
 #ifdef __cplusplus
 }

@@ -32,64 +32,77 @@ const golden_info_t golden_info = {
     .version = "0",
     .target = "dsp",
     .model_sha256 = "0000000000000000000000000000000000000000000000000000000000000000",
-    .weights_sha256 = "77e1127b12d4f61c2ecd2ca8c5bf48a453de3ebe0a7be9a7e3e4629e4bca5881",
+    .weights_sha256 = "780e1ff9cbd0e72af694f9a187f10fcfad8d97a41f49784e51c5c38c2fbc4ce7",
     .layer_count = GOLDEN_LAYER_COUNT,
     .weight_bits = golden_weight_bits,
 };
 
 /* conv2d 'node 0 conv2d': 1x8x8 -> 4x4x4, midrise-2 weights; from /conv2d/0 */
-static const dq_conv2d_params golden_layer0 = {
+static const dq_fields_conv2d_params golden_layer0 = {
     .weights = golden_layer0_weights,
-    .bias = golden_layer0_bias,
+    .channels = golden_layer0_channels,
     .stage = {
-        .multiplier = golden_layer0_multiplier,
         .shift = 0,
         .zero_point = -128,
         .low = -128,
         .high = 127,
     },
-    .row_size = 1,
-    .step = 2,
-    .offset = -3,
     .in_height = 8,
     .in_width = 8,
+    .in_channels = 1,
     .out_height = 4,
     .out_width = 4,
+    .out_channels = 4,
     .kernel_height = 3,
-    .kernel_width = 3,
     .stride_height = 2,
     .stride_width = 2,
     .pad_top = 1,
     .pad_left = 1,
     .dilation_height = 1,
-    .dilation_width = 1,
-    .in_channels = 1,
-    .out_channels = 4,
+    .input_zero_point = -128,
     .groups = 1,
     .group_inputs = 1,
     .group_outputs = 4,
-    .taps = 9,
-    .input_zero_point = -128,
-    .direct = 0,
-    .block = 2,
-    .codes_at = 0,
-    .windows_at = 64,
+    .group_words = 3,
+    .quad_words = 3,
+    .incomplete = 0,
+    .runs = 1,
+    .run_bytes = 3,
+    .run_step = 1,
+    .copied = 0,
+    .taps = 12,
+    .operands = 12,
+    .chunks = 1,
+    .first_taps = 12,
+    .chunk_taps = 12,
+    .segment = 3,
+    .atom = 1,
+    .first_skipped_units = 5,
+    .skipped_units = 5,
+    .ring_rows = 3,
+    .ring_row_bytes = 9,
+    .padded = 1,
+    .operands_at = 0,
+    .chunks_at = 0,
+    .sums_at = 0,
+    .windows_at = 48,
+    .ring_at = 72,
+    .ring_sums_at = 0,
+    .atoms_at = 0,
 };
 
 /* linear 'node 2 linear': 64 -> 10, midrise-2 weights; from /linear/2 */
-static const dq_linear_params golden_layer1 = {
+static const dq_linear_fields_params golden_layer1 = {
     .weights = golden_layer1_weights,
-    .bias = golden_layer1_bias,
+    .constants = golden_layer1_constants,
+    .runs = golden_layer1_runs,
     .stage = {
-        .multiplier = golden_layer1_multiplier,
         .shift = 0,
         .zero_point = -128,
         .low = -128,
         .high = 127,
     },
-    .row_size = 4,
-    .step = 2,
-    .offset = -3,
+    .run_count = 1,
     .inputs = 64,
     .outputs = 10,
 };
@@ -106,13 +119,13 @@ int golden_run(void *arena, const int8_t *input, int8_t *output)
 
     /* 0: conv2d 'node 0 conv2d': 1x8x8 -> 4x4x4, midrise-2 weights; from /conv2d/0 */
     DQ_LAYER_BEGIN(0);
-    dq_conv2d_w2a8_smlad(&golden_layer0, input, memory + 128, memory + 0);
+    dq_conv2d_w2s2a8_pairs_rows(&golden_layer0, input, memory + 160, memory + 0);
     DQ_LAYER_END(0);
-    DQ_LAYER_OUTPUT(0, memory + 128, 64);
+    DQ_LAYER_OUTPUT(0, memory + 160, 64);
 
     /* 1: linear 'node 2 linear': 64 -> 10, midrise-2 weights; from /linear/2 */
     DQ_LAYER_BEGIN(1);
-    dq_linear_w2a8_smlad(&golden_layer1, memory + 128, output, memory + 0);
+    dq_linear_w2a8_fields_odd(&golden_layer1, memory + 160, output, memory + 0);
     DQ_LAYER_END(1);
     DQ_LAYER_OUTPUT(1, output, 10);
     return GOLDEN_OK;

@@ -12,11 +12,10 @@
 #define DQ_WEIGHTS_SECTION
 #endif
 
-extern const uint32_t golden_layer0_weights[4];
-extern const int32_t golden_layer0_bias[4];
-extern const int32_t golden_layer0_multiplier[4];
-extern const uint32_t golden_layer1_weights[40];
-extern const int32_t golden_layer1_bias[10];
-extern const int32_t golden_layer1_multiplier[10];
+extern const uint32_t golden_layer0_weights[3];
+extern const int32_t golden_layer0_channels[8];
+extern const uint32_t golden_layer1_weights[64];
+extern const int32_t golden_layer1_constants[32];
+extern const uint16_t golden_layer1_runs[1];
 
 #endif

@@ -57,8 +57,8 @@ static void dq_profile_report(uint32_t total)
         const char *function;
         uint32_t macs;
     } layers[GOLDEN_LAYER_COUNT] = {
-        {"node 0 conv2d", "dq_conv2d_w2a8_smlad", 576u},
-        {"node 2 linear", "dq_linear_w2a8_smlad", 640u},
+        {"node 0 conv2d", "dq_conv2d_w2s2a8_pairs_rows", 576u},
+        {"node 2 linear", "dq_linear_w2a8_fields_odd", 640u},
     };
     /* What the hooks themselves cost. */
     DQ_LAYER_BEGIN(GOLDEN_LAYER_COUNT);

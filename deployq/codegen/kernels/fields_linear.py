@@ -1,0 +1,180 @@
+"""Fully connected layers with SMLAD whose words of weights hold codes of several outputs.
+
+One and two bits: an accumulator holds the sums of two outputs (pairs). Four and eight bits: the words
+hold two or four outputs a lane, isolated by masks (nested, bytes). The input is expanded once, in
+scratch memory, to the 16-bit operands of SMLAD.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deployq.arithmetic import INT8_MAX, INT8_MIN
+from deployq.codegen.fields import CHANNELS, FieldFormat, Words
+from deployq.codegen.kernels.fields_layer import (
+    Levels,
+    PairCode,
+    channel_table,
+    clamp_tables,
+    pair_code,
+    signed_field_bits,
+)
+from deployq.codegen.kernels.masked_layer import masked_base, masked_format, top_fields_fit
+from deployq.codegen.kernels.weighted import LinearLayer, stage_parameters
+from deployq.ops import KernelCall
+
+#: Inputs of a block of operands: the kernels work on whole blocks.
+_BLOCK = 8
+
+#: Bytes of a run in scratch memory; one more follows the last.
+_RUN_BYTES = 16
+
+#: Above this many bytes of operands the kernels read the input as it is and expand it for every group of
+#: outputs: 0.08 (pairs) or 0.16 instructions per MAC more, for hardly any scratch memory.
+_LARGEST_OPERANDS = 512
+
+#: Outputs that pairs compute together; fewer outputs would be padded to more than twice their number.
+_PAIR_OUTPUTS = 8
+
+
+def linear(layer: LinearLayer, features: frozenset[str]) -> KernelCall | None:
+    """The kernel of a fully connected layer; None where no format fits or its sums are not proven."""
+    if "dsp" not in features:
+        return None
+    code = pair_code(layer.accumulation.weights.alphabet)
+    if code is not None:
+        return _pairs(layer, code)
+    layout = masked_format(layer.bits)
+    return _masked(layer, layout) if layout is not None else None
+
+
+def _pairs(layer: LinearLayer, code: PairCode) -> KernelCall | None:
+    levels = _padded(layer.rows.astype(np.int64), _PAIR_OUTPUTS)
+    runs = longest_runs(code, levels[0::2])
+    outputs = layer.sizes["outputs"]
+    if outputs <= CHANNELS or runs is None or not code.second_fits(levels[1::2]):
+        return None
+    words = _packed(layer, code.layout, code.base, _PAIR_OUTPUTS)
+    blocks = levels.shape[1] // _BLOCK
+    paired = words.reshape(len(words) // 2, 2, blocks, -1).transpose(0, 2, 1, 3)
+    constants = channel_table(layer.accumulation, 1)
+    return KernelCall(
+        template="linear_wNa8_fields_pairs.c.j2",
+        function=_function(layer, code.layout),
+        variant=_variant(layer, code.layout)
+        | {
+            "field_bits": code.field_bits,
+            "sum_halves": code.sum_halves,
+            "first_step": code.first_step,
+            "second_step": code.second_step,
+        },
+        parameters=stage_parameters(layer.accumulation) | {"run_count": len(runs)} | layer.sizes,
+        tables={
+            "weights": np.ascontiguousarray(paired).reshape(-1),
+            "constants": np.pad(constants, (0, -len(constants) % (2 * _PAIR_OUTPUTS))),
+            "runs": np.array(runs, np.uint16),
+            **clamp_tables(layer.accumulation),
+        },
+        scratch_bytes=_RUN_BYTES * (len(runs) + 1) + operand_bytes(layer),
+        lead=_lead(layer),
+    )
+
+
+def _masked(layer: LinearLayer, layout: FieldFormat) -> KernelCall | None:
+    alphabet = layer.accumulation.weights.alphabet
+    levels = _padded(layer.rows.astype(np.int64), CHANNELS)
+    if not top_fields_fit(levels, alphabet.step, layout):
+        return None
+    return KernelCall(
+        template="linear_wNa8_fields_masked.c.j2",
+        function=_function(layer, layout),
+        variant=_variant(layer, layout) | {"step": alphabet.step},
+        parameters=stage_parameters(layer.accumulation) | {"run_count": 0} | layer.sizes,
+        tables={
+            "weights": _packed(layer, layout, masked_base(alphabet, layout), CHANNELS).reshape(-1),
+            "constants": channel_table(layer.accumulation, 1),
+            **clamp_tables(layer.accumulation),
+        },
+        scratch_bytes=operand_bytes(layer),
+        lead=_lead(layer),
+    )
+
+
+def longest_runs(code: PairCode, levels: Levels) -> tuple[int, ...] | None:
+    """Lengths of runs of inputs, in blocks, each as long as the first field is proven to hold its sum.
+
+    Args:
+        code: how the levels are stored.
+        levels: (rows, taps) of the first outputs of pairs, whole blocks.
+
+    Returns:
+        Lengths that sum up to all blocks, or None where one block is already too much.
+    """
+    runs: list[int] = []
+    begin, blocks = 0, levels.shape[1] // _BLOCK
+    while begin < blocks:
+        end = begin
+        while end < blocks and _fits(code, levels[:, begin * _BLOCK : (end + 1) * _BLOCK]):
+            end += 1
+        if end == begin:
+            return None
+        runs.append(end - begin)
+        begin = end
+    return tuple(runs)
+
+
+def _fits(code: PairCode, levels: Levels) -> bool:
+    return bool(np.all(signed_field_bits(*code.first_extremes(levels)) <= code.field_bits))
+
+
+def operand_bytes(layer: LinearLayer) -> int:
+    """Bytes of the expanded input in scratch memory; 0 where it is not expanded in advance."""
+    expanded = -(-layer.taps // _BLOCK) * _BLOCK * 2
+    return 0 if expanded > _LARGEST_OPERANDS and layer.taps % _BLOCK == 0 else expanded
+
+
+def _lead(layer: LinearLayer) -> int | None:
+    """`KernelCall.lead`: an expanded input is not read again, so that the output may lie anywhere."""
+    return -layer.taps if operand_bytes(layer) else None
+
+
+def _variant(layer: LinearLayer, layout: FieldFormat) -> dict[str, int | str]:
+    """What makes up a variant of the C code."""
+    wide = operand_bytes(layer) == 0
+    return {
+        "format": layout.name,
+        "bits": layout.bits,
+        "direct": int(_saturates(layer)),
+        "shifted": int(_saturates(layer) and layer.accumulation.stage.shift > 0),
+        "wide": int(wide),
+    }
+
+
+def _saturates(layer: LinearLayer) -> bool:
+    """Whether the clamps are those of int8, so that SSAT #8 is all that follows the multiplication."""
+    stage = layer.accumulation.stage
+    return bool(np.all(stage.low == INT8_MIN) and np.all(stage.high == INT8_MAX))
+
+
+def _function(layer: LinearLayer, layout: FieldFormat) -> str:
+    """Name of the variant: of two alphabets of a width, one has odd levels only."""
+    odd = "_odd" if layer.accumulation.weights.alphabet.step == 2 and layout.bits > 1 else ""
+    shifted = "_shifted" if layer.accumulation.stage.shift > 0 else ""
+    stage = shifted if _saturates(layer) else "_clamped"
+    wide = "_wide" if operand_bytes(layer) == 0 else ""
+    return f"dq_linear_w{layout.bits}a8_fields{odd}{stage}{wide}"
+
+
+def _padded(levels: Levels, outputs: int) -> Levels:
+    """Levels with rows and columns of zeros up to whole groups of outputs and whole blocks of inputs."""
+    return np.pad(levels, [(0, -levels.shape[0] % outputs), (0, -levels.shape[1] % _BLOCK)])
+
+
+def _packed(layer: LinearLayer, layout: FieldFormat, base: int, outputs: int) -> Words:
+    """Words (groups of four outputs, words of a row) with padding as in `_padded`."""
+    step = layer.accumulation.weights.alphabet.step
+    stored = ((layer.rows.astype(np.int64) - base) // step).astype(np.uint8)
+    missing = -stored.shape[1] % _BLOCK
+    present = np.arange(stored.shape[1] + missing) < stored.shape[1]
+    words = layout.pack(np.pad(stored, [(0, 0), (0, missing)]), present)
+    return np.pad(words, [(0, -len(words) % (outputs // CHANNELS)), (0, 0)])

@@ -1,0 +1,36 @@
+"""Convolutions with weights of four and eight bits on cores with SMLAD."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deployq.codegen.kernels.fields_conv2d import FieldsConvolution, Gathering, flattened, packed_rows
+from deployq.codegen.kernels.fields_layer import channel_table, padded_rows, stage_variant
+from deployq.codegen.kernels.masked_layer import masked_base, masked_format, top_fields_fit
+from deployq.codegen.kernels.weighted import ConvolutionLayer
+from deployq.ops import KernelCall
+
+
+def conv2d(layer: ConvolutionLayer, features: frozenset[str]) -> KernelCall | None:
+    """The kernel of a convolution; None where no format fits or its sums are not proven.
+
+    It does not apply to depthwise convolutions and on cores without SMLAD either.
+    """
+    layout = masked_format(layer.bits)
+    if "dsp" not in features or layer.depthwise or layout is None:
+        return None
+    alphabet = layer.accumulation.weights.alphabet
+    levels = padded_rows(layer.rows.astype(np.int64), layer.op.groups)
+    if not top_fields_fit(levels, alphabet.step, layout):
+        return None
+    layer = flattened(layer)
+    windows = Gathering.of(layer, layout.unit_taps)
+    variant: dict[str, int | str] = {"format": layout.name, "bits": layout.bits}
+    variant |= {"second_step": alphabet.step, "chunked": 0, **stage_variant(layer.accumulation)}
+    return FieldsConvolution(
+        layer=layer,
+        windows=windows,
+        chunk=windows.operands,
+        weights=packed_rows(layout, layer, windows, masked_base(alphabet, layout)),
+        channels=channel_table(layer.accumulation, layer.op.groups),
+    ).call("masked", variant)

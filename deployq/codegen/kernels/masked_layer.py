@@ -1,0 +1,50 @@
+"""Weights of four and eight bits on cores with SMLAD: which format stores them, and what is proven.
+
+A lane of a word holds the codes of four or two output channels (`nested`, `byte_pairs`). Kernels add up
+the lane and what masks leave of it; differences of these sums, taken modulo 2^32, are the inner products
+at the places of their fields. Only the inner product itself, shifted to its place, must fit 32 bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deployq.alphabet import Alphabet
+from deployq.arithmetic import INT32_MAX, accumulator_extremes
+from deployq.codegen.fields import FieldFormat, byte_pairs, nested
+from deployq.codegen.kernels.fields_layer import Levels
+
+#: A wider format is taken if it needs at most this many times the flash of the bare codes. At 1.15 seven
+#: bits are stored as bytes (14 % more flash, a quarter of the instructions of `dense`: 0.9 instead of 3.5
+#: per MAC on Cortex-M4) and six are not (33 % more). 1.34 would be right where only speed counts: it
+#: adds six bits as bytes and three as `nested`; 1.0 where only flash counts.
+LARGEST_OVERHEAD = 1.15
+
+
+def masked_format(bits: int, largest_overhead: float = LARGEST_OVERHEAD) -> FieldFormat | None:
+    """The format that stores codes of a width, None where they are better left to other kernels."""
+    formats = [layout for layout in (nested(), byte_pairs()) if layout.bits >= bits]
+    return formats[0] if formats and formats[0].bits <= largest_overhead * bits else None
+
+
+def masked_base(alphabet: Alphabet, layout: FieldFormat) -> int:
+    """The level of code 0: level = step * code + base.
+
+    The middle code is level 0 of alphabets with step 1, so that nothing needs a correction; with step 2,
+    all of whose levels are odd, it is level 1: the sum of the activations is added to every inner product.
+    """
+    return alphabet.step - 1 - alphabet.step * (1 << (layout.bits - 1))
+
+
+def top_fields_fit(levels: Levels, step: int, layout: FieldFormat) -> bool:
+    """Whether the inner products, at the places of their fields in a lane, are proven to stay in int32.
+
+    Args:
+        levels: (rows, taps), rows in groups of four.
+        step: distance of two levels; the kernels shift by one place less where it is 2.
+        layout: of the weights.
+    """
+    lowest, highest = accumulator_extremes(levels, 0, np.zeros(len(levels), np.int64))
+    factors = np.resize([1 << place % 16 for place in layout.positions[0]], len(levels))
+    products = (lowest * factors // step, highest * factors // step)
+    return bool(max(-products[0].min(initial=0), products[1].max(initial=0)) <= INT32_MAX)

@@ -1,0 +1,183 @@
+"""The kernels for cores without DSP against the operators: on the host under sanitizers, and in QEMU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from deployq.alphabet import alphabet
+from deployq.codegen.kernels import linear_halfwords, tables
+from deployq.codegen.kernels.weighted import ConvolutionLayer
+from deployq.codegen.schedule import build_schedule
+from deployq.graph import Graph
+from deployq.ops.conv2d import IntegerConv2d
+from deployq.ops.linear import Linear
+from deployq.ops.output_stage import Bounds
+from deployq.ops.window import Window
+from deployq.targets import Target, load_target
+from tests.codegen.batches import check_on_core, check_on_host, drawn, networks
+from tests.codegen.depthwise_layers import DepthwiseLayer, depthwise_layers
+from tests.codegen.fields_conv2d_layers import FieldsLayer, fields_layers
+from tests.codegen.harness import run_program, write_program
+from tests.integer_networks import ALPHABETS, NetworkBuilder
+
+#: The C forms of the kernels for each core, on the host.
+V7M = Target("v7m", "", "host", "", (), frozenset({"armv7m"}), 4, ())
+V6M = Target("v6m", "", "host", "", (), frozenset({"armv6m"}), 4, ())
+
+_LETTERS = tuple(letters.name for letters in ALPHABETS)
+
+
+@dataclass(frozen=True)
+class LinearCase:
+    """A fully connected layer of random or extreme weights."""
+
+    inputs: int
+    outputs: int
+    letters: str
+    low: float
+    zero_point: int | None
+    extreme: str
+    seed: int
+
+    def graph(self) -> Graph:
+        """The layer as an integer graph."""
+        rng = np.random.default_rng(self.seed)
+        builder = NetworkBuilder(rng, alphabet(self.letters), (self.inputs,), self.zero_point)
+        weight = np.zeros((self.outputs, self.inputs), np.float32)
+        bounds = Bounds(np.array(self.low), np.array(np.inf))
+        op = Linear(weight, np.zeros(self.outputs), bounds)
+        return builder.graph(builder.add(op, "x", extreme=self.extreme))
+
+
+_LINEAR = st.builds(
+    LinearCase,
+    inputs=st.one_of(st.integers(1, 40), st.sampled_from((128, 255, 256, 300, 640))),
+    outputs=st.integers(1, 25),
+    letters=st.sampled_from(_LETTERS),
+    low=st.sampled_from((-np.inf, 0.0, -0.2)),
+    zero_point=st.sampled_from((None, -128, 127, 5)),
+    extreme=st.sampled_from(("", "", "low", "high")),
+    seed=st.integers(0, 2**32 - 1),
+)
+_Layer = FieldsLayer | DepthwiseLayer | LinearCase
+
+
+def _drawn(batch: int) -> list[_Layer]:
+    """Layers of all three kinds."""
+    return [
+        *drawn(fields_layers(letters=_LETTERS), batch, 30),
+        *drawn(depthwise_layers(), batch, 18),
+        *drawn(_LINEAR, batch, 16),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("batch", "compiler", "target"), [(0, "gcc", V7M), (1, "gcc", V6M), (2, "clang", V6M)]
+)
+def test_layers_are_exact_on_the_host(batch: int, compiler: str, target: Target) -> None:
+    check_on_host(_drawn(batch), target, compiler)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize(
+    ("batch", "target", "flags"),
+    [
+        (3, "cortex-m3", ("-O2",)),
+        (4, "cortex-m3", ("-O2",)),
+        (5, "cortex-m3", ("-Os", "-DDQ_NO_ASM")),
+        (6, "cortex-m0plus", ("-O2",)),
+        (7, "cortex-m0plus", ("-O2",)),
+        (8, "cortex-m0plus", ("-Os", "-DDQ_NO_ASM")),
+    ],
+)
+def test_layers_are_exact_on_the_cores(batch: int, target: str, flags: tuple[str, ...]) -> None:
+    check_on_core(_drawn(batch), target, flags)
+
+
+def _pointwise(channels: int, out: int, letters: str, extreme: str) -> FieldsLayer:
+    window = Window((1, 1))
+    return FieldsLayer(channels, (3, 4), window, 1, out, letters, 0, 0, extreme, False, 4)
+
+
+@pytest.mark.parametrize("extreme", ["low", "high"])
+def test_a_chunk_beyond_the_proof_overflows_its_lanes(
+    extreme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = _pointwise(24, 5, "midrise-4", extreme)
+    assert _chunk(layer) == 16
+    assert _outputs_are_exact(layer, tmp_path / "proven")
+    monkeypatch.setattr(tables, "fits_lanes", lambda weights, chunk: True)
+    assert _chunk(layer) == 24
+    assert not _outputs_are_exact(layer, tmp_path / "beyond")
+
+
+def test_a_linear_chunk_beyond_the_proof_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = LinearCase(160, 6, "midrise-2", -np.inf, 0, "low", 1)
+    assert _chunk(layer) == 160  # codes 0 around centre 1: 160 * 128 fits
+    assert _outputs_are_exact(layer, tmp_path / "proven")
+    longer = LinearCase(272, 6, "midrise-2", -np.inf, 0, "low", 1)
+    assert _chunk(longer) == 248
+    assert _outputs_are_exact(longer, tmp_path / "chunks")
+    monkeypatch.setattr(linear_halfwords, "fits_lanes", lambda weights, chunk: True)
+    assert _chunk(longer) == 272
+    assert not _outputs_are_exact(longer, tmp_path / "beyond")
+
+
+def _chunk(layer: _Layer) -> int:
+    (step,) = build_schedule(layer.graph(), V7M.features, "nhwc").steps
+    return step.call.parameters["chunk"]
+
+
+def _outputs_are_exact(layer: _Layer, directory: Path) -> bool:
+    directory.mkdir()
+    (network,) = networks([layer], V7M)
+    write_program([network], directory)
+    (found,) = run_program([network], directory, "gcc", ["-O1"])
+    return np.array_equal(network.expected(), found)
+
+
+def test_the_kernels_are_chosen_where_they_apply() -> None:
+    expected = {
+        "cortex-m3": ("dq_conv2d_w2a8_planes", "dq_linear_w2a8_halfwords"),
+        "cortex-m0plus": ("dq_conv2d_w2a8_planes_halves", "dq_linear_w2a8_halfwords_halves"),
+        "host": ("dq_conv2d_w2a8", "dq_linear_w2a8"),
+    }
+    layers: list[_Layer] = [
+        _pointwise(64, 64, "midrise-2", ""),
+        LinearCase(64, 10, "midrise-2", 0.0, -128, "", 0),
+    ]
+    for target, functions in expected.items():
+        features = load_target(target).features
+        for layer, function in zip(layers, functions, strict=True):
+            (step,) = build_schedule(layer.graph(), features, "nhwc").steps
+            assert step.call.function == function
+
+
+@pytest.mark.parametrize(
+    ("features", "function"),
+    [("armv7m", "dq_conv2d_w8a8"), ("armv6m", "dq_conv2d_w8a8_planes_halves")],
+)
+def test_eight_planes_pay_only_without_a_fast_multiplication(features: str, function: str) -> None:
+    graph = _pointwise(64, 64, "symmetric-8", "").graph()
+    (step,) = build_schedule(graph, frozenset({features}), "nhwc").steps
+    assert step.call.function == function
+
+
+@pytest.mark.parametrize(
+    "letters", ["binary", "ternary", "midrise-2", "midtread-4", "symmetric-8", "midrise-8"]
+)
+def test_the_parts_of_a_code_add_up_to_its_level(letters: str) -> None:
+    graph = _pointwise(8, 3, letters, "").graph()
+    operator = graph.nodes[-1].op
+    assert isinstance(operator, IntegerConv2d)
+    layer = ConvolutionLayer(operator, (8, 3, 4))
+    codes = np.arange(alphabet(letters).levels)
+    parts = tables.code_parts(layer)
+    total = sum(part.levels(codes, alphabet(letters).step) << part.low for part in parts)
+    assert np.array_equal(total, alphabet(letters).values)
