@@ -121,6 +121,9 @@ def build(
     io_layout: Annotated[Text, _option("--io-layout", "Layout of the C function: nhwc or nchw.")] = None,
     float_io: Annotated[Flag, _option("--float-io/--no-float-io", "Also an ONNX with float I/O.")] = None,
     single_file: Annotated[Flag, _option("--single-file/--no-single-file", "One C file.")] = None,
+    optimize: Annotated[
+        Text, _option("--optimize", "Where they conflict: speed, ram, flash or balanced [balanced].")
+    ] = None,
     flash: Annotated[Text, _option("--flash", "Flash budget, e.g. 64K; exit code 4 if exceeded.")] = None,
     ram: Annotated[Text, _option("--ram", "RAM budget, e.g. 16K; exit code 4 if exceeded.")] = None,
     min_accuracy: Annotated[Text, _option("--min-accuracy", "In percent; exit code 7 if below.")] = None,

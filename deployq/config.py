@@ -21,6 +21,7 @@ from deployq.alphabet import alphabet, default_alphabet
 from deployq.augmentation import AUGMENTATIONS
 from deployq.calibrate import RangeMethod
 from deployq.codegen.generated import IO_LAYOUTS
+from deployq.codegen.kernels import OPTIMIZE
 from deployq.codegen.names import check_prefix
 from deployq.config_values import (
     Reader,
@@ -109,6 +110,7 @@ class BuildConfig:
         io_layout: axis order of the C function's input and output.
         float_io: also write an ONNX model that takes and gives floats.
         single_file: generate one C file instead of several.
+        optimize: "balanced", "speed", "ram" or "flash": what counts where they conflict.
         seed: of everything random; equal seeds give equal output.
         flash: bytes the weights and the code may take; None for no limit.
         ram: bytes the arena and the stack may take; None for no limit.
@@ -158,6 +160,7 @@ class BuildConfig:
     io_layout: str = _setting("nhwc", read_text)
     float_io: bool = _setting(False, read_flag)
     single_file: bool = _setting(False, read_flag)
+    optimize: str = _setting("balanced", read_text)
     seed: int = _setting(0, read_integer)
     flash: int | None = _setting(None, read_bytes)
     ram: int | None = _setting(None, read_bytes)
@@ -185,6 +188,7 @@ class BuildConfig:
             check_prefix(self.name)
         self._one_of("granularity", GRANULARITIES)
         self._one_of("io_layout", IO_LAYOUTS)
+        self._one_of("optimize", OPTIMIZE)
         self._one_of("augmentation", AUGMENTATIONS)
         self._one_of("task", TASKS)
         for name in ("calibration_limit", "verify_samples", "host_samples"):

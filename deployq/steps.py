@@ -176,6 +176,7 @@ def generate_c(network: IntegerModel, config: BuildConfig | None = None) -> Gene
         model_sha256=network.source_sha256,
         input_note="q = pixel - 128" if network.takes_pixels else "",
         single_file=config.single_file,
+        optimize=config.optimize,
     )
     return generate(network.graph, load_target(config.target), options)
 

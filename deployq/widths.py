@@ -131,16 +131,17 @@ def _held_out(calibration: Calibration) -> npt.NDArray[np.intp]:
 def _costs(calibration: Calibration, config: BuildConfig, progress: Progress) -> FlashCosts:
     """Flash of every option; of code, too, where flash is limited."""
     target = load_target(config.target)
+    options = EmitOptions(io_layout=config.io_layout, optimize=config.optimize)
     fixed = by_hand(calibration.graph, config)
     code = None
     if config.flash is not None:
         progress("measure the code of each width")
-        code = _code_sizes(calibration, target, config.io_layout, fixed)
+        code = _code_sizes(calibration, target, options, fixed)
     return flash_costs(
         calibration.graph,
         calibration.quantizations,
         target,
-        config.io_layout,
+        options,
         code=code,
         ram=config.ram,
         by_hand=fixed,
@@ -153,12 +154,12 @@ def _labelled(calibration: Calibration, samples: Samples, labels: Labels) -> Lab
 
 
 def _code_sizes(
-    calibration: Calibration, target: Target, io_layout: str, fixed: Mapping[str, Alphabet]
+    calibration: Calibration, target: Target, options: EmitOptions, fixed: Mapping[str, Alphabet]
 ) -> CodeSizes:
     """Machine code of the kernels that some width needs, with a margin for what the linker adds."""
     graphs = (
         trial_graph(calibration.graph, calibration.quantizations, assignment)
         for assignment in uniform_assignments(calibration.graph, by_hand=fixed)
     )
-    sizes = kernel_sizes(graphs, target, EmitOptions(io_layout=io_layout))
+    sizes = kernel_sizes(graphs, target, options)
     return CodeSizes(sizes.base_bytes + _CODE_MARGIN, sizes.functions, sizes.needs)

@@ -26,7 +26,7 @@ import numpy as np
 from deployq.accuracy import integer_accuracy
 from deployq.codegen.emit import generate
 from deployq.codegen.generated import EmitOptions, GeneratedLibrary, write_library
-from deployq.codegen.kernels import choose_kernel, weight_format
+from deployq.codegen.kernels import Core, choose_kernel, weight_format
 from deployq.codegen.sparse import GAP_FORMATS, GapFormat
 from deployq.codegen.sparse_choice import CORTEX_M0PLUS, CORTEX_M3, CORTEX_M4
 from deployq.config import BuildConfig
@@ -186,7 +186,9 @@ def _layer_lines(network: IntegerModel, target: str, dense: Device, chosen: Devi
         if not layer.weight_bits:
             continue
         levels = row_levels(network, layer.name)
-        dense_bytes = len(levels) * weight_format(layer.weight_bits, features).row_bytes(levels.shape[1])
+        dense_bytes = len(levels) * weight_format(layer.weight_bits, Core(features)).row_bytes(
+            levels.shape[1]
+        )
         packings = [layout.pack(levels) for layout in GAP_FORMATS]
         saved = dense_bytes - min(len(packing.data) for packing in packings)
         line = f"  {layer.name:>12} {100 * np.mean(levels != 0):7.1f}%"
@@ -235,7 +237,7 @@ def print_costs(target: str, kind: str) -> None:
 def _pixels_together(graph: Graph) -> float:
     """Output pixels for which the portable convolution unpacks a row of weights once."""
     node = graph.nodes[0]
-    call = choose_kernel(node.op, graph.input_shapes(node), frozenset())  # type: ignore[arg-type]
+    call = choose_kernel(node.op, graph.input_shapes(node), Core(frozenset()))  # type: ignore[arg-type]
     width = graph.tensors["y"].shape[2]
     return width / -(-width // call.parameters["block"])
 

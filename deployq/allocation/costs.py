@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from deployq.allocation.trial import trial_graph, weighted_nodes
 from deployq.alphabet import Alphabet, alphabet
 from deployq.codegen.arena import plan_arena
-from deployq.codegen.schedule import build_schedule
+from deployq.codegen.generated import EmitOptions
+from deployq.codegen.schedule import Schedule, build_schedule
 from deployq.errors import BudgetError
 from deployq.graph import Graph, Quantization
 from deployq.targets import Target
@@ -133,7 +134,7 @@ def flash_costs(
     graph: Graph,
     calibrated: Mapping[str, Quantization],
     target: Target,
-    io_layout: str = "nhwc",
+    options: EmitOptions | None = None,
     alphabets: Sequence[str] = ALPHABETS,
     code: CodeSizes | None = None,
     ram: int | None = None,
@@ -145,7 +146,7 @@ def flash_costs(
         graph: simplified float graph.
         calibrated: quantization of every tensor.
         target: core to generate for.
-        io_layout: element order of input and output of the C function.
+        options: of the library; layout of its input and output, and what it is optimized for.
         alphabets: names; a layer with a fixed alphabet has that one alone.
         code: machine code of the kernels; None counts constants only.
         ram: bytes the arena may take; options that cannot keep to it are left out. None for no limit.
@@ -155,10 +156,11 @@ def flash_costs(
         BudgetError: the arena exceeds `ram` at any widths.
         ModelError: a layer that no kernel computes safely.
     """
+    options = options or EmitOptions()
     found: dict[str, dict[str, Option]] = {node.name: {} for node in weighted_nodes(graph)}
     other_bytes = 0
     for assignment in uniform_assignments(graph, alphabets, by_hand):
-        schedule = build_schedule(trial_graph(graph, calibrated, assignment), target.features, io_layout)
+        schedule = _schedule(graph, calibrated, target, options, assignment)
         other_bytes = 0
         for step in schedule.steps:
             tables_bytes = sum(int(table.nbytes) for table in step.call.tables.values())
@@ -175,7 +177,7 @@ def flash_costs(
         for node in weighted_nodes(graph)
     }
     if ram is not None:
-        layers = _within_ram(layers, graph, calibrated, target, io_layout, ram)
+        layers = _within_ram(layers, graph, calibrated, target, options, ram)
     return FlashCosts(layers, other_bytes, code or CodeSizes())
 
 
@@ -197,15 +199,26 @@ def uniform_assignments(
     return tuple({name: given.get(name, letters) for name in names} for letters in map(alphabet, alphabets))
 
 
+def _schedule(
+    graph: Graph,
+    calibrated: Mapping[str, Quantization],
+    target: Target,
+    options: EmitOptions,
+    assignment: Assignment,
+) -> Schedule:
+    trial = trial_graph(graph, calibrated, assignment)
+    return build_schedule(trial, target.features, options.io_layout, options.optimize)
+
+
 def arena_bytes(
     graph: Graph,
     calibrated: Mapping[str, Quantization],
     target: Target,
-    io_layout: str,
+    options: EmitOptions,
     assignment: Assignment,
 ) -> int:
     """RAM of the arena of an assignment; it depends on the widths by the kernels' scratch memory."""
-    schedule = build_schedule(trial_graph(graph, calibrated, assignment), target.features, io_layout)
+    schedule = _schedule(graph, calibrated, target, options, assignment)
     return plan_arena(schedule, target.arena_alignment).bytes
 
 
@@ -214,7 +227,7 @@ def _within_ram(
     graph: Graph,
     calibrated: Mapping[str, Quantization],
     target: Target,
-    io_layout: str,
+    options: EmitOptions,
     ram: int,
 ) -> dict[str, LayerOptions]:
     """The layers without the options that exceed `ram` even where all other layers need the least.
@@ -226,7 +239,7 @@ def _within_ram(
         name: min(costs.options.values(), key=lambda option: option.scratch_bytes).alphabet
         for name, costs in layers.items()
     }
-    smallest = arena_bytes(graph, calibrated, target, io_layout, least)
+    smallest = arena_bytes(graph, calibrated, target, options, least)
     if smallest > ram:
         raise BudgetError(
             f"{smallest} bytes of RAM needed at any width, {ram} allowed",
@@ -240,7 +253,7 @@ def _within_ram(
         for option in costs.options.values():
             needs_more = option.scratch_bytes > costs.options[least[name].name].scratch_bytes
             alone = {**least, name: option.alphabet}
-            if not needs_more or arena_bytes(graph, calibrated, target, io_layout, alone) <= ram:
+            if not needs_more or arena_bytes(graph, calibrated, target, options, alone) <= ram:
                 fitting[option.alphabet.name] = option
         kept[name] = LayerOptions(name, costs.weights, fitting)
     return kept

@@ -66,7 +66,7 @@ def generate(graph: Graph, target: Target, options: EmitOptions) -> GeneratedLib
         ModelError: a layer whose number range cannot be proven safe.
     """
     environment = template_environment()
-    schedule = build_schedule(graph, target.features, options.io_layout)
+    schedule = build_schedule(graph, target.features, options.io_layout, options.optimize)
     arena = plan_arena(schedule, target.arena_alignment)
     layers = tuple(
         _layer(environment, graph, schedule, arena, index, options.prefix)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deployq.codegen.kernels import Order
+from deployq.codegen.kernels import OPTIMIZE, Order
 from deployq.codegen.names import check_prefix
 from deployq.errors import UsageError
 from deployq.graph import Shape
@@ -26,9 +26,10 @@ class EmitOptions:
         model_sha256: hex digest of the source model, for the info structure.
         input_note: one sentence on how to make the input, e.g. "q = pixel - 128".
         single_file: kernels, weights and network in one C file, kernels static.
+        optimize: what counts where speed, RAM and flash conflict, see `Core`.
 
     Raises:
-        UsageError: the prefix cannot name C functions, or the layout is unknown.
+        UsageError: the prefix cannot name C functions, the layout or what to optimize is unknown.
     """
 
     prefix: str = "model"
@@ -37,12 +38,17 @@ class EmitOptions:
     model_sha256: str = ""
     input_note: str = ""
     single_file: bool = False
+    optimize: str = "balanced"
 
     def __post_init__(self) -> None:
         check_prefix(self.prefix)
         if self.io_layout not in IO_LAYOUTS:
             raise UsageError(
                 f"unknown layout {self.io_layout!r}", where="--io-layout", hint=" or ".join(IO_LAYOUTS)
+            )
+        if self.optimize not in OPTIMIZE:
+            raise UsageError(
+                f"cannot optimize {self.optimize!r}", where="--optimize", hint=" or ".join(OPTIMIZE)
             )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from deployq.codegen.kernels import Order, choose_kernel, kernel_order
+from deployq.codegen.kernels import Core, Order, choose_kernel, kernel_order
 from deployq.codegen.sparse_choice import CODE_BYTES, pay_for_code
 from deployq.graph import Graph, Node
 from deployq.ops import IntegerOperator, KernelCall
@@ -66,7 +66,7 @@ class _Value:
 @dataclass
 class _Builder:
     graph: Graph
-    features: frozenset[str]
+    core: Core
     sparse: bool
     sizes: list[int] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
@@ -107,9 +107,9 @@ class _Builder:
         output = self.graph.tensors[node.output]
         order = kernel_order(output.shape)
         if isinstance(op, IntegerLinear):
-            call = choose_kernel(op, shapes, self.features, values[0].order, node.name, self.sparse)
+            call = choose_kernel(op, shapes, self.core, values[0].order, node.name, self.sparse)
         else:
-            call = choose_kernel(op, shapes, self.features, name=node.name, sparse=self.sparse)
+            call = choose_kernel(op, shapes, self.core, name=node.name, sparse=self.sparse)
             if len(output.shape) == 1 and call.in_place and all(v.order == values[0].order for v in values):
                 order = values[0].order
             else:
@@ -123,30 +123,34 @@ class _Builder:
         return result
 
 
-def build_schedule(graph: Graph, features: frozenset[str], io_layout: str) -> Schedule:
+def build_schedule(
+    graph: Graph, features: frozenset[str], io_layout: str, optimize: str = "balanced"
+) -> Schedule:
     """Order the kernel calls of an integer graph.
 
     Args:
         graph: integer graph; every node is an `IntegerOperator`.
         features: instruction set extensions of the target.
         io_layout: "nhwc" or "nchw": order of the function's input and output.
+        optimize: what counts where speed, RAM and flash conflict, see `Core`.
 
     Raises:
         ModelError: some layer cannot be proven safe.
     """
-    chosen = _build(graph, features, io_layout, sparse=True)
+    core = Core(features, optimize)
+    chosen = _build(graph, core, io_layout, sparse=True)
     calls = [step.call for step in chosen.steps]
     if not CODE_BYTES.keys() & {call.function for call in calls}:
         return chosen
-    dense = _build(graph, features, io_layout, sparse=False)
+    dense = _build(graph, core, io_layout, sparse=False)
     paying = pay_for_code([step.call for step in dense.steps], calls)
     steps = [replace(step, call=call) for step, call in zip(chosen.steps, paying, strict=True)]
     return replace(chosen, steps=tuple(steps))
 
 
-def _build(graph: Graph, features: frozenset[str], io_layout: str, sparse: bool) -> Schedule:
+def _build(graph: Graph, core: Core, io_layout: str, sparse: bool) -> Schedule:
     """The schedule with sparse weights wherever they are better in one layer, or nowhere."""
-    builder = _Builder(graph, features, sparse)
+    builder = _Builder(graph, core, sparse)
     source, target = graph.tensors[graph.input], graph.tensors[graph.output]
     first = builder.new_buffer(source.size)
     given = kernel_order(source.shape) if io_layout == "nhwc" else None

@@ -114,7 +114,12 @@ def cores(features: frozenset[str], kind: str) -> tuple[LayerCosts, ...]:
 
 
 def choose_gaps(
-    levels: Levels, letters: Alphabet, dense_bytes: int, features: frozenset[str], kind: str
+    levels: Levels,
+    letters: Alphabet,
+    dense_bytes: int,
+    features: frozenset[str],
+    kind: str,
+    flash_only: bool = False,
 ) -> PackedGaps | None:
     """The weights of a layer in the gaps format, None where the dense one is better.
 
@@ -128,11 +133,12 @@ def choose_gaps(
         dense_bytes: of the weights in the dense format.
         features: of the target.
         kind: "linear" or "conv2d" (not depthwise).
+        flash_only: instructions do not count.
     """
     weights = int(np.count_nonzero(levels))
     if letters.values.tolist() != [-1, 0, 1] or weights == 0 or levels.shape[1] > LONGEST_ROW:
         return None
-    rivals = Rivals(len(levels), levels.shape[1], dense_bytes, features, kind)
+    rivals = Rivals(len(levels), levels.shape[1], dense_bytes, features, kind, flash_only)
     # Packing takes time; without gaps that are too wide, a list is as long as there are weights.
     possible = [layout for layout in GAP_FORMATS if rivals.lose(layout, layout.list_bytes(weights), weights)]
     packings = [layout.pack(levels) for layout in possible]
@@ -149,11 +155,14 @@ class Rivals:
     dense_bytes: int
     features: frozenset[str]
     kind: str
+    flash_only: bool = False
 
     def lose(self, layout: GapFormat, gap_bytes: int, listed: int) -> bool:
-        """Whether lists of so many bytes and taps save flash and do not cost instructions."""
+        """Whether lists of so many bytes and taps save flash and cost no instructions, if those count."""
         bits = layout.bits
-        return gap_bytes < self.dense_bytes and all(
+        if self.flash_only or gap_bytes >= self.dense_bytes:
+            return gap_bytes < self.dense_bytes
+        return all(
             core.gaps[bits].of(self.rows, self.taps, listed) <= _MARGIN * core.dense.of(self.rows, self.taps)
             for core in cores(self.features, self.kind)
         )

@@ -46,7 +46,9 @@ def kernel_sizes(graphs: Iterable[Graph], target: Target, options: EmitOptions) 
         ToolMissingError: the compiler or binutils are not installed.
     """
     graphs = tuple(graphs)
-    schedules = [build_schedule(graph, target.features, options.io_layout) for graph in graphs]
+    schedules = [
+        build_schedule(graph, target.features, options.io_layout, options.optimize) for graph in graphs
+    ]
     weighted = [
         {step.call.function for step in schedule.steps if step.node and hasattr(step.node.op, "accumulation")}
         for schedule in schedules

@@ -41,7 +41,7 @@ def test_predicted_sizes_are_those_of_the_built_library(target: str, seed: int) 
     for name, letters in mixed.items():
         assert costs.option(name, letters).tables_bytes == built[name].weights_bytes
     # The variant of a kernel and its scratch memory depend on the codes; the host's do not.
-    arena = arena_bytes(example.graph, example.calibrated, load_target(target), "nhwc", mixed)
+    arena = arena_bytes(example.graph, example.calibrated, load_target(target), EmitOptions(), mixed)
     assert 0.6 < arena / library.arena_bytes < 1.5
     if target == "host":
         assert arena == library.arena_bytes
@@ -95,14 +95,14 @@ def test_ram_that_no_width_can_keep_to_is_refused_early() -> None:
         name: min(layer.options.values(), key=lambda option: option.scratch_bytes).alphabet
         for name, layer in costs.layers.items()
     }
-    needed = arena_bytes(example.graph, example.calibrated, target, "nhwc", least)
+    needed = arena_bytes(example.graph, example.calibrated, target, EmitOptions(), least)
     with pytest.raises(BudgetError, match=f"{needed} bytes of RAM"):
         flash_costs(example.graph, example.calibrated, target, ram=needed - 1)
     tight = flash_costs(example.graph, example.calibrated, target, ram=needed)
     for name, layer in tight.layers.items():
         for option in layer.options.values():
             chosen = {**least, name: option.alphabet}
-            assert arena_bytes(example.graph, example.calibrated, target, "nhwc", chosen) <= needed
+            assert arena_bytes(example.graph, example.calibrated, target, EmitOptions(), chosen) <= needed
     assert sum(len(layer.options) for layer in tight.layers.values()) < sum(
         len(layer.options) for layer in costs.layers.values()
     )

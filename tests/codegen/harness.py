@@ -72,6 +72,7 @@ class Network:
     samples: Int8Array
     target: Target
     io_layout: str = "nhwc"
+    optimize: str = "balanced"
 
     def expected(self) -> Int8Array:
         """Reference outputs (n, size) in the order of the C function."""
@@ -83,10 +84,13 @@ def write_program(networks: Sequence[Network], directory: Path) -> list[Generate
     libraries, calls, lines, includes = [], [], [], []
     for index, network in enumerate(networks):
         prefix = f"net{index}"
-        library = generate(network.graph, network.target, EmitOptions(prefix, network.io_layout))
+        options = EmitOptions(prefix, network.io_layout, optimize=network.optimize)
+        library = generate(network.graph, network.target, options)
         write_library(library, directory)
         libraries.append(library)
-        steps = build_schedule(network.graph, network.target.features, network.io_layout).steps
+        steps = build_schedule(
+            network.graph, network.target.features, network.io_layout, network.optimize
+        ).steps
         calls += [step.call for step in steps]
         includes += [f'#include "{prefix}_weights.c"', f'#include "{prefix}.c"']
         macro = prefix.upper()

@@ -13,7 +13,7 @@ import pytest
 from deployq.alphabet import alphabet
 from deployq.codegen.emit import generate
 from deployq.codegen.generated import EmitOptions, GeneratedLibrary, write_library
-from deployq.codegen.kernels import choose_kernel, prove
+from deployq.codegen.kernels import Core, choose_kernel, prove
 from deployq.errors import ModelError, UsageError
 from deployq.graph import Graph
 from deployq.ops.accumulate import Accumulation
@@ -112,7 +112,7 @@ def test_an_unprovable_layer_is_refused() -> None:
     with pytest.raises(ValueError, match="leaves int32"):
         prove(accumulation, 64)
     with pytest.raises(ModelError, match="cannot be proven"):
-        choose_kernel(replace(op, accumulation=accumulation), [(64,)], frozenset(), name="fc")
+        choose_kernel(replace(op, accumulation=accumulation), [(64,)], Core(frozenset()), name="fc")
 
 
 def test_options_are_checked() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployq.alphabet import alphabet
-from deployq.codegen.kernels import choose_kernel
+from deployq.codegen.kernels import Core, choose_kernel
 from deployq.codegen.packing import dense, lanes
 from deployq.codegen.schedule import build_schedule
 from deployq.codegen.sparse import GAP_FORMATS, LONGEST_ROW, GapFormat, gap_lists
@@ -173,7 +173,7 @@ def test_a_network_stays_dense_where_its_code_would_grow() -> None:
         graph = linear_graph(random_levels(rows, 200, 0.35))
         (step,) = build_schedule(graph, frozenset(), "nhwc").steps
         assert step.call.function == expected
-        assert choose_kernel(step.node.op, [(200,)], frozenset()).function == "dq_linear_gaps4_a8"  # type: ignore
+        assert choose_kernel(step.node.op, [(200,)], Core(frozenset())).function == "dq_linear_gaps4_a8"  # type: ignore
 
 
 def test_instructions_must_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from deployq.codegen.kernels import (
     tables,
 )
 from deployq.codegen.kernels import sparse as sparse_kernels
+from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.order import Order
 from deployq.codegen.kernels.weighted import ConvolutionLayer, LinearLayer, prove
 from deployq.errors import ModelError
@@ -52,7 +53,7 @@ _CONV2D = (
 def choose_kernel(
     op: IntegerOperator,
     shapes: Sequence[Shape],
-    features: frozenset[str],
+    core: Core,
     order: Order | None = None,
     name: str = "",
     sparse: bool = True,
@@ -62,7 +63,7 @@ def choose_kernel(
     Args:
         op: integer operator.
         shapes: of its inputs, per sample.
-        features: instruction set extensions of the target, e.g. {"dsp"}.
+        core: and preference.
         order: element order of the input vector of a linear operator.
         name: node name for messages.
         sparse: sparse weights may be stored as such.
@@ -72,11 +73,11 @@ def choose_kernel(
     """
     try:
         if isinstance(op, IntegerConv2d):
-            call = _conv2d(ConvolutionLayer(op, shapes[0]), features, sparse)
+            call = _conv2d(ConvolutionLayer(op, shapes[0]), core, sparse)
         elif isinstance(op, IntegerLinear):
-            call = _linear(LinearLayer(op, order), features, sparse)
+            call = _linear(LinearLayer(op, order), core, sparse)
         else:
-            call = helium_elementwise.unweighted(op, shapes, features)
+            call = helium_elementwise.unweighted(op, shapes, core)
         _check_sizes(shapes, op.output_shape(shapes))
     except (ValueError, OverflowError) as error:
         raise ModelError(
@@ -94,17 +95,17 @@ def _check_sizes(shapes: Sequence[Shape], output: Shape) -> None:
             raise ValueError(f"a tensor of shape {shape} is too large for 32-bit indices")
 
 
-def _linear(layer: LinearLayer, features: frozenset[str], sparse: bool) -> KernelCall:
+def _linear(layer: LinearLayer, core: Core, sparse: bool) -> KernelCall:
     prove(layer.accumulation, layer.taps)
-    dense = _first(call(layer, features) for call in _LINEAR) or portable.linear(layer, features)
-    chosen = sparse_kernels.linear(layer, dense, features) if sparse else None
+    dense = _first(call(layer, core) for call in _LINEAR) or portable.linear(layer, core)
+    chosen = sparse_kernels.linear(layer, dense, core) if sparse else None
     return chosen or dense
 
 
-def _conv2d(layer: ConvolutionLayer, features: frozenset[str], sparse: bool) -> KernelCall:
+def _conv2d(layer: ConvolutionLayer, core: Core, sparse: bool) -> KernelCall:
     prove(layer.accumulation, layer.taps)
-    dense = _first(call(layer, features) for call in _CONV2D) or portable.conv2d(layer, features)
-    chosen = sparse_kernels.conv2d(layer, dense, features) if sparse else None
+    dense = _first(call(layer, core) for call in _CONV2D) or portable.conv2d(layer, core)
+    chosen = sparse_kernels.conv2d(layer, dense, core) if sparse else None
     return chosen or dense
 
 

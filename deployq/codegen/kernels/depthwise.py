@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deployq.arithmetic import INT8_MAX, INT8_MIN, INT16_MAX, INT16_MIN, INT32_MAX
+from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.weighted import ConvolutionLayer, channel_tables, stage_parameters
 from deployq.codegen.packing import dense
 from deployq.ops import KernelCall
@@ -33,15 +34,15 @@ _WIDEST_PAIRED = 7
 _LARGEST_SCRATCH_BYTES = 8192
 
 
-def conv2d(layer: ConvolutionLayer, features: frozenset[str]) -> KernelCall | None:
+def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
     """The kernel of a depthwise convolution; None where it does not apply.
 
     It applies to four input channels or more, any kernel size, stride, pads and channel multiplier, and
     to dilation along one of the axes.
     """
-    if "dsp" not in features or not layer.depthwise or layer.shape[0] < CHANNELS:
+    if "dsp" not in core.features or not layer.depthwise or layer.shape[0] < CHANNELS:
         return None
-    planes = _planes(layer)
+    planes = _planes(layer, core.scratch(_PLANE_BYTES))
     if planes is None:
         return None
     shift = _folded_shift(layer)
@@ -93,6 +94,7 @@ class _Planes:
         channels: of the input.
         outputs: channels of the output.
         transposed: a line is a column of the image.
+        usual_bytes: that planes may take; those of one window may take more.
     """
 
     lines: _Axis
@@ -100,6 +102,7 @@ class _Planes:
     channels: int
     outputs: int
     transposed: bool
+    usual_bytes: int
 
     @property
     def possible(self) -> bool:
@@ -140,7 +143,7 @@ class _Planes:
     @property
     def strip(self) -> int:
         """Lines of the output that the planes give."""
-        allowed = min(_PLANE_BYTES, self.lines.size * self.pixels.size * self.channels // 4)
+        allowed = min(self.usual_bytes, self.lines.size * self.pixels.size * self.channels // 4)
         fitting = allowed // (CHANNELS * 4 * self.pitch)
         return min(max((fitting - self.lines.extent) // self.lines.stride + 1, 1), self.lines.outputs)
 
@@ -200,7 +203,7 @@ class _Planes:
         }
 
 
-def _planes(layer: ConvolutionLayer) -> _Planes | None:
+def _planes(layer: ConvolutionLayer, usual_bytes: int) -> _Planes | None:
     """The planes of a layer; None where none are possible."""
     window, size = layer.op.window, layer.shape[1:]
     outputs = window.output_size(*size)
@@ -209,8 +212,8 @@ def _planes(layer: ConvolutionLayer) -> _Planes | None:
         for i in range(2)
     )
     channels, filters = layer.shape[0], layer.op.weight_shape[0]
-    upright = _Planes(rows, columns, channels, filters, transposed=False)
-    lying = _Planes(columns, rows, channels, filters, transposed=True)
+    upright = _Planes(rows, columns, channels, filters, False, usual_bytes)
+    lying = _Planes(columns, rows, channels, filters, True, usual_bytes)
     # Every line costs some instructions: few long ones are better. Columns are lines only where they all
     # fit at once, since a strip of columns would not be read ahead of the output.
     longer = lying.strip == lying.lines.outputs < lying.pixels.outputs

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from deployq.arithmetic import fits_lanes
+from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.tables import plane_stage
 from deployq.codegen.kernels.weighted import ConvolutionLayer, channel_tables
 from deployq.codegen.packing import dense
@@ -22,15 +23,15 @@ _CHANNELS = 4
 _LARGEST_SCRATCH_BYTES = 8192
 
 
-def conv2d(layer: ConvolutionLayer, features: frozenset[str]) -> KernelCall | None:
+def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
     """The kernel of a depthwise convolution; None where it does not apply.
 
     It applies to four channels or more with one filter each.
     """
     channels = layer.shape[0]
-    if not features & {"armv7m", "armv6m"} or not layer.depthwise or channels < _CHANNELS:
+    if not core.features & {"armv7m", "armv6m"} or not layer.depthwise or channels < _CHANNELS:
         return None
-    halves = "armv7m" not in features
+    halves = "armv7m" not in core.features
     stage = plane_stage(layer.accumulation, halves)
     window = layer.op.window
     height, width = window.kernel

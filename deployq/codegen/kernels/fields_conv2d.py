@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from deployq.codegen.fields import CHANNELS, FieldFormat
+from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.fields_layer import (
     PairCode,
     channel_table,
@@ -136,14 +137,14 @@ class Gathering:
         return np.where(self.order >= 0, rows[:, self.order], padding)
 
 
-def conv2d(layer: ConvolutionLayer, features: frozenset[str]) -> KernelCall | None:
+def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
     """The kernel of a convolution with weights of one or two bits; None where it does not apply.
 
     It does not where the core has no SMLAD, for depthwise convolutions, and where the sums cannot be
     proven to fit their fields.
     """
     code = pair_code(layer.accumulation.weights.alphabet)
-    if "dsp" not in features or layer.depthwise or code is None:
+    if "dsp" not in core.features or layer.depthwise or code is None:
         return None
     layer = flattened(layer)
     ways = [Gathering.of(layer, code.layout.unit_taps)]

@@ -11,6 +11,7 @@ import numpy as np
 
 from deployq.arithmetic import INT8_MAX, INT8_MIN
 from deployq.codegen.fields import CHANNELS, FieldFormat, Words
+from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.fields_layer import (
     Levels,
     PairCode,
@@ -31,24 +32,26 @@ _RUN_BYTES = 16
 
 #: Above this many bytes of operands the kernels read the input as it is and expand it for every group of
 #: outputs: 0.08 (pairs) or 0.16 instructions per MAC more, for hardly any scratch memory.
-_LARGEST_OPERANDS = 512
+_LARGEST_OPERANDS = {"speed": 8192}
+_USUAL_LARGEST_OPERANDS = 512
 
 #: Outputs that pairs compute together; fewer outputs would be padded to more than twice their number.
 _PAIR_OUTPUTS = 8
 
 
-def linear(layer: LinearLayer, features: frozenset[str]) -> KernelCall | None:
+def linear(layer: LinearLayer, core: Core) -> KernelCall | None:
     """The kernel of a fully connected layer; None where no format fits or its sums are not proven."""
-    if "dsp" not in features:
+    if "dsp" not in core.features:
         return None
     code = pair_code(layer.accumulation.weights.alphabet)
+    operands = operand_bytes(layer, _LARGEST_OPERANDS.get(core.optimize, _USUAL_LARGEST_OPERANDS))
     if code is not None:
-        return _pairs(layer, code)
-    layout = masked_format(layer.bits)
-    return _masked(layer, layout) if layout is not None else None
+        return _pairs(layer, code, operands)
+    layout = masked_format(layer.bits, core.field_overhead)
+    return _masked(layer, layout, operands) if layout is not None else None
 
 
-def _pairs(layer: LinearLayer, code: PairCode) -> KernelCall | None:
+def _pairs(layer: LinearLayer, code: PairCode, operands: int) -> KernelCall | None:
     levels = _padded(layer.rows.astype(np.int64), _PAIR_OUTPUTS)
     runs = longest_runs(code, levels[0::2])
     outputs = layer.sizes["outputs"]
@@ -60,8 +63,8 @@ def _pairs(layer: LinearLayer, code: PairCode) -> KernelCall | None:
     constants = channel_table(layer.accumulation, 1)
     return KernelCall(
         template="linear_wNa8_fields_pairs.c.j2",
-        function=_function(layer, code.layout),
-        variant=_variant(layer, code.layout)
+        function=_function(layer, code.layout, operands),
+        variant=_variant(layer, code.layout, operands)
         | {
             "field_bits": code.field_bits,
             "sum_halves": code.sum_halves,
@@ -75,28 +78,28 @@ def _pairs(layer: LinearLayer, code: PairCode) -> KernelCall | None:
             "runs": np.array(runs, np.uint16),
             **clamp_tables(layer.accumulation),
         },
-        scratch_bytes=_RUN_BYTES * (len(runs) + 1) + operand_bytes(layer),
-        lead=_lead(layer),
+        scratch_bytes=_RUN_BYTES * (len(runs) + 1) + operands,
+        lead=_lead(layer, operands),
     )
 
 
-def _masked(layer: LinearLayer, layout: FieldFormat) -> KernelCall | None:
+def _masked(layer: LinearLayer, layout: FieldFormat, operands: int) -> KernelCall | None:
     alphabet = layer.accumulation.weights.alphabet
     levels = _padded(layer.rows.astype(np.int64), CHANNELS)
     if not top_fields_fit(levels, alphabet.step, layout):
         return None
     return KernelCall(
         template="linear_wNa8_fields_masked.c.j2",
-        function=_function(layer, layout),
-        variant=_variant(layer, layout) | {"step": alphabet.step},
+        function=_function(layer, layout, operands),
+        variant=_variant(layer, layout, operands) | {"step": alphabet.step},
         parameters=stage_parameters(layer.accumulation) | {"run_count": 0} | layer.sizes,
         tables={
             "weights": _packed(layer, layout, masked_base(alphabet, layout), CHANNELS).reshape(-1),
             "constants": channel_table(layer.accumulation, 1),
             **clamp_tables(layer.accumulation),
         },
-        scratch_bytes=operand_bytes(layer),
-        lead=_lead(layer),
+        scratch_bytes=operands,
+        lead=_lead(layer, operands),
     )
 
 
@@ -127,20 +130,20 @@ def _fits(code: PairCode, levels: Levels) -> bool:
     return bool(np.all(signed_field_bits(*code.first_extremes(levels)) <= code.field_bits))
 
 
-def operand_bytes(layer: LinearLayer) -> int:
+def operand_bytes(layer: LinearLayer, largest: int = _USUAL_LARGEST_OPERANDS) -> int:
     """Bytes of the expanded input in scratch memory; 0 where it is not expanded in advance."""
     expanded = -(-layer.taps // _BLOCK) * _BLOCK * 2
-    return 0 if expanded > _LARGEST_OPERANDS and layer.taps % _BLOCK == 0 else expanded
+    return 0 if expanded > largest and layer.taps % _BLOCK == 0 else expanded
 
 
-def _lead(layer: LinearLayer) -> int | None:
+def _lead(layer: LinearLayer, operands: int) -> int | None:
     """`KernelCall.lead`: an expanded input is not read again, so that the output may lie anywhere."""
-    return -layer.taps if operand_bytes(layer) else None
+    return -layer.taps if operands else None
 
 
-def _variant(layer: LinearLayer, layout: FieldFormat) -> dict[str, int | str]:
+def _variant(layer: LinearLayer, layout: FieldFormat, operands: int) -> dict[str, int | str]:
     """What makes up a variant of the C code."""
-    wide = operand_bytes(layer) == 0
+    wide = operands == 0
     return {
         "format": layout.name,
         "bits": layout.bits,
@@ -156,12 +159,12 @@ def _saturates(layer: LinearLayer) -> bool:
     return bool(np.all(stage.low == INT8_MIN) and np.all(stage.high == INT8_MAX))
 
 
-def _function(layer: LinearLayer, layout: FieldFormat) -> str:
+def _function(layer: LinearLayer, layout: FieldFormat, operands: int) -> str:
     """Name of the variant: of two alphabets of a width, one has odd levels only."""
     odd = "_odd" if layer.accumulation.weights.alphabet.step == 2 and layout.bits > 1 else ""
     shifted = "_shifted" if layer.accumulation.stage.shift > 0 else ""
     stage = shifted if _saturates(layer) else "_clamped"
-    wide = "_wide" if operand_bytes(layer) == 0 else ""
+    wide = "_wide" if operands == 0 else ""
     return f"dq_linear_w{layout.bits}a8_fields{odd}{stage}{wide}"
 
 

@@ -18,6 +18,7 @@ from deployq.codegen.helium_packing import (
     quad_vectors,
     tap_vectors,
 )
+from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.weighted import (
     ConvolutionLayer,
     LinearLayer,
@@ -41,12 +42,12 @@ _LONG_WINDOWS = 12
 _LARGEST_ROW = INT32_MAX // 128**2
 
 
-def conv2d(layer: ConvolutionLayer, features: frozenset[str]) -> KernelCall | None:
+def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
     """The kernel of a convolution that is not depthwise; None where it does not apply.
 
     It applies to any window, and to groups of four output channels or more.
     """
-    if "mve" not in features or layer.depthwise or layer.geometry["group_outputs"] < QUAD:
+    if "mve" not in core.features or layer.depthwise or layer.geometry["group_outputs"] < QUAD:
         return None
     if not applies(layer):
         return None
@@ -115,10 +116,10 @@ def _window_block(layer: ConvolutionLayer, level_bytes: int) -> int:
     return min(windows, layer.geometry["out_height"] * layer.geometry["out_width"])
 
 
-def linear(layer: LinearLayer, features: frozenset[str]) -> KernelCall | None:
+def linear(layer: LinearLayer, core: Core) -> KernelCall | None:
     """The kernel of a fully connected layer; None where it does not apply."""
     bits = layer.bits
-    if "mve" not in features or bits not in WIDTHS[1:] or layer.taps > _LARGEST_ROW:
+    if "mve" not in core.features or bits not in WIDTHS[1:] or layer.taps > _LARGEST_ROW:
         return None
     alphabet = layer.accumulation.weights.alphabet
     fields, step, offset = layer.rows, alphabet.step, alphabet.offset

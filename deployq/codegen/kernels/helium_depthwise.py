@@ -11,6 +11,7 @@ import numpy as np
 
 from deployq.arithmetic import fits_lanes
 from deployq.codegen.helium_packing import LANES, VectorFormat, channel_vectors
+from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.helium import applies, stored_codes
 from deployq.codegen.kernels.weighted import ConvolutionLayer, channel_tables, stage_parameters
 from deployq.ops import KernelCall
@@ -23,13 +24,18 @@ _LARGEST_KERNEL = 25
 _CHUNKS = (5, 3, 2, 1)
 
 
-def conv2d(layer: ConvolutionLayer, features: frozenset[str]) -> KernelCall | None:
+def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
     """The kernel of a depthwise convolution; None where it does not apply.
 
     It applies to one filter per channel, any kernel of up to 25 taps, stride, pads and dilation.
     """
     geometry = layer.geometry
-    if "mve" not in features or not layer.depthwise or geometry["group_outputs"] != 1 or not applies(layer):
+    if (
+        "mve" not in core.features
+        or not layer.depthwise
+        or geometry["group_outputs"] != 1
+        or not applies(layer)
+    ):
         return None
     ring_rows, ring_width = layer.op.window.extent
     ring_width += (geometry["out_width"] - 1) * geometry["stride_width"]

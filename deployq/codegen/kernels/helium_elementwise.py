@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from deployq.arithmetic import INT8_MIN, INT16_MIN
+from deployq.codegen.kernels.core import Core
 from deployq.graph import Shape
 from deployq.ops import IntegerOperator, KernelCall
 from deployq.ops.add import IntegerAdd
@@ -17,10 +18,10 @@ _ADD_MEMBERS = ("size", "multiplier_a", "multiplier_b", "rounding_bias", "shift"
 _LARGEST_WINDOW = INT16_MIN // INT8_MIN
 
 
-def unweighted(op: IntegerOperator, shapes: Sequence[Shape], features: frozenset[str]) -> KernelCall:
+def unweighted(op: IntegerOperator, shapes: Sequence[Shape], core: Core) -> KernelCall:
     """The kernel of an operator without weights: the one for Helium where there is one."""
     call = op.kernel(shapes)
-    if "mve" not in features:
+    if "mve" not in core.features:
         return call
     if isinstance(op, IntegerAdd):
         parameters = {**call.parameters, "rounding_bias": op.rounding_bias}

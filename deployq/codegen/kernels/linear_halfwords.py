@@ -10,6 +10,7 @@ import numpy as np
 
 from deployq.arithmetic import INT32_MAX, fits_lanes
 from deployq.codegen.channel_pairs import ChannelPairFormat
+from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.tables import plane_stage
 from deployq.codegen.kernels.weighted import LinearLayer, channel_tables
 from deployq.ops import KernelCall
@@ -18,11 +19,11 @@ from deployq.ops import KernelCall
 _WIDEST_BITS = 5
 
 
-def linear(layer: LinearLayer, features: frozenset[str]) -> KernelCall | None:
+def linear(layer: LinearLayer, core: Core) -> KernelCall | None:
     """The kernel of a fully connected layer; None for other cores, wide codes, and unproven ranges."""
-    if not features & {"armv7m", "armv6m"} or layer.bits > _WIDEST_BITS:
+    if not core.features & {"armv7m", "armv6m"} or layer.bits > _WIDEST_BITS:
         return None
-    halves = "armv7m" not in features
+    halves = "armv7m" not in core.features
     alphabet = layer.accumulation.weights.alphabet
     layout = ChannelPairFormat(layer.bits)
     plan = _plan(layer, layout.inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.fields_conv2d import FieldsConvolution, Gathering, flattened, packed_rows
 from deployq.codegen.kernels.fields_layer import channel_table, padded_rows, stage_variant
 from deployq.codegen.kernels.masked_layer import masked_base, masked_format, top_fields_fit
@@ -11,13 +12,13 @@ from deployq.codegen.kernels.weighted import ConvolutionLayer
 from deployq.ops import KernelCall
 
 
-def conv2d(layer: ConvolutionLayer, features: frozenset[str]) -> KernelCall | None:
+def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
     """The kernel of a convolution; None where no format fits or its sums are not proven.
 
     It does not apply to depthwise convolutions and on cores without SMLAD either.
     """
-    layout = masked_format(layer.bits)
-    if "dsp" not in features or layer.depthwise or layout is None:
+    layout = masked_format(layer.bits, core.field_overhead)
+    if "dsp" not in core.features or layer.depthwise or layout is None:
         return None
     alphabet = layer.accumulation.weights.alphabet
     levels = padded_rows(layer.rows.astype(np.int64), layer.op.groups)

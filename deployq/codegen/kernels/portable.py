@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.weighted import (
     ConvolutionLayer,
     LinearLayer,
@@ -21,14 +22,14 @@ from deployq.ops.base import Array
 _WINDOW_BYTES = 2048
 
 
-def weight_format(bits: int, features: frozenset[str]) -> PackedFormat:
+def weight_format(bits: int, core: Core) -> PackedFormat:
     """The flash format of weights that are summed over channels (not depthwise)."""
-    return lanes(bits) if "dsp" in features and lanes_worthwhile(bits) else dense(bits)
+    return lanes(bits) if "dsp" in core.features and lanes_worthwhile(bits) else dense(bits)
 
 
-def linear(layer: LinearLayer, features: frozenset[str]) -> KernelCall:
+def linear(layer: LinearLayer, core: Core) -> KernelCall:
     """The kernel of a fully connected layer."""
-    layout = weight_format(layer.bits, features)
+    layout = weight_format(layer.bits, core)
     suffix = "_smlad" if layout.name == "lanes" else ""
     return KernelCall(
         template=f"linear_wNa8{suffix}.c.j2",
@@ -40,9 +41,9 @@ def linear(layer: LinearLayer, features: frozenset[str]) -> KernelCall:
     )
 
 
-def conv2d(layer: ConvolutionLayer, features: frozenset[str]) -> KernelCall:
+def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall:
     """The kernel of a convolution, depthwise or not."""
-    layout = dense(layer.bits) if layer.depthwise else weight_format(layer.bits, features)
+    layout = dense(layer.bits) if layer.depthwise else weight_format(layer.bits, core)
     suffix = "_smlad" if layout.name == "lanes" else ""
     family = "depthwise2d" if layer.depthwise else "conv2d"
     call = KernelCall(

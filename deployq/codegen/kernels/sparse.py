@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from deployq.codegen.kernels import portable
+from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.portable import pixel_block, weight_format
 from deployq.codegen.kernels.weighted import (
     ConvolutionLayer,
@@ -18,9 +19,9 @@ from deployq.codegen.sparse_choice import choose_gaps
 from deployq.ops import KernelCall
 
 
-def linear(layer: LinearLayer, dense_call: KernelCall, features: frozenset[str]) -> KernelCall | None:
+def linear(layer: LinearLayer, dense_call: KernelCall, core: Core) -> KernelCall | None:
     """The sparse kernel of a fully connected layer; None where it does not pay beside the best dense one."""
-    gaps = _gaps(layer, dense_call, features)
+    gaps = _gaps(layer, dense_call, core)
     if gaps is None:
         return None
     return KernelCall(
@@ -32,19 +33,19 @@ def linear(layer: LinearLayer, dense_call: KernelCall, features: frozenset[str])
     )
 
 
-def conv2d(layer: ConvolutionLayer, dense_call: KernelCall, features: frozenset[str]) -> KernelCall | None:
+def conv2d(layer: ConvolutionLayer, dense_call: KernelCall, core: Core) -> KernelCall | None:
     """The portable kernel with sparse weights instead; its scratch memory holds copied windows.
 
     Args:
         layer: the layer.
         dense_call: the best one with dense weights.
-        features: of the target.
+        core: and preference.
     """
-    gaps = None if layer.depthwise else _gaps(layer, dense_call, features)
+    gaps = None if layer.depthwise else _gaps(layer, dense_call, core)
     if gaps is None:
         return None
-    portable_call = portable.conv2d(layer, features)
-    lanes = weight_format(layer.bits, features).name == "lanes"
+    portable_call = portable.conv2d(layer, core)
+    lanes = weight_format(layer.bits, core).name == "lanes"
     block = 2 if lanes else pixel_block(layer)
     return replace(
         portable_call,
@@ -57,9 +58,11 @@ def conv2d(layer: ConvolutionLayer, dense_call: KernelCall, features: frozenset[
     )
 
 
-def _gaps(layer: WeightedLayer, dense_call: KernelCall, features: frozenset[str]) -> PackedGaps | None:
+def _gaps(layer: WeightedLayer, dense_call: KernelCall, core: Core) -> PackedGaps | None:
     """The weights as lists of taps, where that is better than the dense weights of a call."""
-    if "mve" in features:
+    if "mve" in core.features:
         return None  # vectors are faster at any density
     alphabet, dense_bytes = layer.accumulation.weights.alphabet, dense_call.tables["weights"].nbytes
-    return choose_gaps(layer.rows, alphabet, dense_bytes, features, layer.op.kind)
+    return choose_gaps(
+        layer.rows, alphabet, dense_bytes, core.features, layer.op.kind, core.optimize == "flash"
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deployq.arithmetic import INT8_MAX, INT8_MIN, INT32_MAX, fits_lanes, multiplier_split
+from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.weighted import ConvolutionLayer, channel_tables, stage_parameters
 from deployq.codegen.planes import BYTE_INPUTS, PlaneFormat
 from deployq.ops import KernelCall
@@ -62,12 +63,12 @@ class Plan:
     parts: tuple[Part, ...]
 
 
-def conv2d(layer: ConvolutionLayer, features: frozenset[str]) -> KernelCall | None:
+def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
     """The table kernel of a convolution; None for depthwise ones, other cores, and unproven ranges."""
-    if layer.depthwise or layer.bits > _widest_bits(features):
+    if layer.depthwise or layer.bits > _widest_bits(core):
         return None
-    plan = plan_layer(layer, roomy="armv7m" in features)
-    stage = plane_stage(layer.accumulation, halves="armv7m" not in features)
+    plan = plan_layer(layer, core)
+    stage = plane_stage(layer.accumulation, halves="armv7m" not in core.features)
     if plan is None:
         return None
     alphabet = layer.accumulation.weights.alphabet
@@ -79,8 +80,8 @@ def conv2d(layer: ConvolutionLayer, features: frozenset[str]) -> KernelCall | No
     tables = {f"out.{name}": values for name, values in channel_tables(layer.accumulation).items()}
     return KernelCall(
         template="conv2d_wNa8_planes.c.j2",
-        function=f"dq_conv2d_w{layer.bits}a8_planes{'' if 'armv7m' in features else '_halves'}",
-        variant={"bits": layer.bits, "halves": int("armv7m" not in features), "format": layout.name},
+        function=f"dq_conv2d_w{layer.bits}a8_planes{'' if 'armv7m' in core.features else '_halves'}",
+        variant={"bits": layer.bits, "halves": int("armv7m" not in core.features), "format": layout.name},
         parameters=stage
         | geometry
         | {
@@ -99,15 +100,15 @@ def conv2d(layer: ConvolutionLayer, features: frozenset[str]) -> KernelCall | No
     )
 
 
-def _widest_bits(features: frozenset[str]) -> int:
+def _widest_bits(core: Core) -> int:
     """Widest codes for which the tables beat the portable kernel, at any number of output channels.
 
     Instructions per MAC, 64 to 64 channels of 25x5 pixels: on Armv7-M 1.0 against 4.5 at 2 bits, 3.1 against
     4.6 at 5, 4.2 against 3.7 at 8; on Armv6-M 1.3 against 9.5 at 2 bits, 6.7 against 8.6 at 8.
     """
-    if "armv7m" in features:
+    if "armv7m" in core.features:
         return 7
-    return 8 if "armv6m" in features else 0
+    return 8 if "armv6m" in core.features else 0
 
 
 def _geometry(layer: ConvolutionLayer) -> dict[str, int]:
@@ -146,17 +147,18 @@ def plane_stage(accumulation: Accumulation, halves: bool) -> dict[str, int]:
     return {f"out.{name}": value for name, value in members.items()}
 
 
-def plan_layer(layer: ConvolutionLayer, roomy: bool) -> Plan | None:
+def plan_layer(layer: ConvolutionLayer, core: Core) -> Plan | None:
     """The longest chunks whose sums are proven to fit lanes and whose tables fit the scratch memory.
 
     Args:
         layer: not depthwise.
-        roomy: layers of small images may use more scratch memory.
+        core: and preference; on Armv7-M layers of small images may use more scratch memory.
     """
     geometry = layer.geometry
     outputs = geometry["group_outputs"]
     small = geometry["out_height"] * geometry["out_width"] <= _SMALL_IMAGE
-    scratch_bytes = _SMALL_IMAGE_SCRATCH_BYTES if small and roomy else _SCRATCH_BYTES
+    roomy = small and "armv7m" in core.features
+    scratch_bytes = core.scratch(_SMALL_IMAGE_SCRATCH_BYTES if roomy else _SCRATCH_BYTES)
     parts = code_parts(layer)
     whole = -(-layer.taps // BYTE_INPUTS) * BYTE_INPUTS
     if len(parts) == 1 and whole * _TABLE_BYTES <= scratch_bytes and _proven(layer, parts, whole):
