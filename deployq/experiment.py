@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployq.calibration import allowed_augmentation
-from deployq.codegen.packing import dense
+from deployq.codegen.packing.streams import dense
 from deployq.config import BuildConfig
 from deployq.config_values import map_data_paths
 from deployq.data import Samples

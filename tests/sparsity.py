@@ -27,7 +27,7 @@ from deployq.accuracy import integer_accuracy
 from deployq.codegen.emit import generate
 from deployq.codegen.generated import EmitOptions, GeneratedLibrary, write_library
 from deployq.codegen.kernels import Core, choose_kernel, weight_format
-from deployq.codegen.sparse import GAP_FORMATS, GapFormat
+from deployq.codegen.packing.gaps import GAP_FORMATS, GapFormat
 from deployq.codegen.sparse_choice import CORTEX_M0PLUS, CORTEX_M3, CORTEX_M4
 from deployq.config import BuildConfig
 from deployq.data import load_labelled

@@ -2,7 +2,7 @@
 
 The size of a table depends on shapes, widths and the target, not on the codes. Which variant of a kernel
 a layer gets, and its scratch memory, depend on the codes through what can be proven of their sums, and
-a ternary layer with many zeros may turn out smaller (`deployq.codegen.sparse`); so the codes are rounded
+a ternary layer with many zeros may turn out smaller (`codegen/packing/gaps.py`); so the codes are rounded
 weights at a usual scale, and the sizes of code and scratch memory are estimates.
 """
 

@@ -11,15 +11,15 @@ import numpy as np
 from jinja2 import Environment
 
 from deployq.codegen.arena import Arena, plan_arena
-from deployq.codegen.channel_pairs import ChannelPairFormat
-from deployq.codegen.fields import FieldFormat, field_format
 from deployq.codegen.generated import EmitOptions, GeneratedLibrary, LayerFacts
-from deployq.codegen.helium_packing import VectorFormat
 from deployq.codegen.kernel_source import kernel_module, kernel_source, nested, template_environment
-from deployq.codegen.packing import PackedFormat, dense, lanes
-from deployq.codegen.planes import PlaneFormat
+from deployq.codegen.packing.channel_pairs import ChannelPairFormat
+from deployq.codegen.packing.fields import FieldFormat, field_format
+from deployq.codegen.packing.gaps import GapFormat
+from deployq.codegen.packing.planes import PlaneFormat
+from deployq.codegen.packing.streams import PackedFormat, dense, lanes
+from deployq.codegen.packing.vectors import VectorFormat
 from deployq.codegen.schedule import Schedule, Step, build_schedule
-from deployq.codegen.sparse import GapFormat
 from deployq.codegen.tables import c_type, table_bytes
 from deployq.graph import Graph, Tensor
 from deployq.ops import IntegerOperator, KernelCall

@@ -13,12 +13,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from deployq.codegen.channel_pairs import ChannelPairFormat
-from deployq.codegen.fields import pairs
-from deployq.codegen.helium_packing import VectorFormat
 from deployq.codegen.names import c_string, comment_block, comment_text
-from deployq.codegen.packing import dense, lanes
-from deployq.codegen.sparse import GapFormat
+from deployq.codegen.packing.channel_pairs import ChannelPairFormat
+from deployq.codegen.packing.fields import pairs
+from deployq.codegen.packing.gaps import GapFormat
+from deployq.codegen.packing.streams import dense, lanes
+from deployq.codegen.packing.vectors import VectorFormat
 from deployq.codegen.tables import c_table
 from deployq.ops import KernelCall
 from deployq.resources import resource_directory

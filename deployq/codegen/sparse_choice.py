@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deployq.alphabet import Alphabet
-from deployq.codegen.sparse import GAP_FORMATS, LONGEST_ROW, GapFormat, Levels, PackedGaps
+from deployq.codegen.packing.gaps import GAP_FORMATS, LONGEST_ROW, GapFormat, Levels, PackedGaps
 from deployq.ops import KernelCall
 
 

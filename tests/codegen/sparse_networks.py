@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployq.alphabet import alphabet
-from deployq.codegen.sparse import GapFormat
+from deployq.codegen.packing.gaps import GapFormat
 from deployq.graph import Graph, Node, Quantization, Shape, Tensor
 from deployq.ops import QuantizedWeights
 from deployq.ops.conv2d import Conv2d

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployq.codegen.fields import FieldFormat, byte_pairs, nested, pairs
+from deployq.codegen.packing.fields import FieldFormat, byte_pairs, nested, pairs
 
 _FORMATS = {"pairs-1": pairs(1), "pairs-2": pairs(2), "nested": nested(), "bytes": byte_pairs()}
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from deployq.alphabet import alphabet
-from deployq.codegen.fields import byte_pairs, field_format, nested, pairs
 from deployq.codegen.kernels import fields_linear
 from deployq.codegen.kernels.fields_layer import pair_code
 from deployq.codegen.kernels.fields_linear import longest_runs
+from deployq.codegen.packing.fields import byte_pairs, field_format, nested, pairs
 from deployq.codegen.schedule import build_schedule
 from deployq.graph import Graph
 from deployq.ops import Case

@@ -10,9 +10,9 @@ import pytest
 
 from deployq.alphabet import alphabet
 from deployq.arithmetic import Int64Array
-from deployq.codegen.fields import byte_pairs, nested
 from deployq.codegen.kernels import masked_conv2d
 from deployq.codegen.kernels.masked_layer import masked_base, masked_format, top_fields_fit
+from deployq.codegen.packing.fields import byte_pairs, nested
 from deployq.codegen.schedule import build_schedule
 from deployq.ops import IntegerOperator
 from deployq.ops.window import Window

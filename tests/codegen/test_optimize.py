@@ -11,7 +11,7 @@ from deployq.alphabet import alphabet
 from deployq.codegen.emit import generate
 from deployq.codegen.generated import EmitOptions, GeneratedLibrary
 from deployq.codegen.kernels import OPTIMIZE
-from deployq.codegen.sparse import GapFormat
+from deployq.codegen.packing.gaps import GapFormat
 from deployq.errors import UsageError
 from deployq.graph import Graph
 from deployq.ops.conv2d import Conv2d

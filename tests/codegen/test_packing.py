@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployq.codegen.packing import PackedFormat, dense, lanes, lanes_worthwhile
+from deployq.codegen.packing.streams import PackedFormat, dense, lanes, lanes_worthwhile
 
 _FORMATS = [*(dense(bits) for bits in range(1, 9)), *(lanes(bits) for bits in range(1, 9))]
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployq.arithmetic import INT32_MAX, fits_lanes, multiplier_split, requantize
-from deployq.codegen.channel_pairs import ChannelPairFormat
-from deployq.codegen.planes import PlaneFormat
+from deployq.codegen.packing.channel_pairs import ChannelPairFormat
+from deployq.codegen.packing.planes import PlaneFormat
 
 
 @given(

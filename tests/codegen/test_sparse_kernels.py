@@ -12,7 +12,7 @@ import pytest
 from deployq.alphabet import alphabet
 from deployq.codegen.emit import generate
 from deployq.codegen.generated import EmitOptions, write_library
-from deployq.codegen.sparse import GAP_FORMATS, GapFormat
+from deployq.codegen.packing.gaps import GAP_FORMATS, GapFormat
 from deployq.graph import Graph
 from deployq.layout import to_c_order
 from deployq.targets import load_target, target_names

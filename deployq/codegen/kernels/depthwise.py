@@ -16,7 +16,7 @@ import numpy as np
 from deployq.arithmetic import INT8_MAX, INT8_MIN, INT16_MAX, INT16_MIN, INT32_MAX
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.weighted import ConvolutionLayer, channel_tables, stage_parameters
-from deployq.codegen.packing import dense
+from deployq.codegen.packing.streams import dense
 from deployq.ops import KernelCall
 from deployq.ops.base import Array
 

@@ -13,7 +13,7 @@ from deployq.arithmetic import fits_lanes
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.tables import plane_stage
 from deployq.codegen.kernels.weighted import ConvolutionLayer, channel_tables
-from deployq.codegen.packing import dense
+from deployq.codegen.packing.streams import dense
 from deployq.ops import KernelCall
 
 #: Channels expanded together.

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deployq.codegen.fields import CHANNELS, FieldFormat
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.fields_layer import (
     PairCode,
@@ -25,6 +24,7 @@ from deployq.codegen.kernels.fields_layer import (
     stage_variant,
 )
 from deployq.codegen.kernels.weighted import ConvolutionLayer, stage_parameters
+from deployq.codegen.packing.fields import CHANNELS, FieldFormat
 from deployq.ops import KernelCall
 from deployq.ops.base import Array
 

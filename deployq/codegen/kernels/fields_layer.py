@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from deployq.alphabet import Alphabet
 from deployq.arithmetic import INT32_MAX, Int64Array, accumulator_extremes, signed_bits
-from deployq.codegen.fields import CHANNELS, FieldFormat, pairs
+from deployq.codegen.packing.fields import CHANNELS, FieldFormat, pairs
 from deployq.ops.accumulate import Accumulation
 from deployq.ops.base import Array
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from deployq.arithmetic import INT8_MAX, INT8_MIN
-from deployq.codegen.fields import CHANNELS, FieldFormat, Words
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.fields_layer import (
     Levels,
@@ -22,6 +21,7 @@ from deployq.codegen.kernels.fields_layer import (
 )
 from deployq.codegen.kernels.masked_layer import masked_base, masked_format, top_fields_fit
 from deployq.codegen.kernels.weighted import LinearLayer, stage_parameters
+from deployq.codegen.packing.fields import CHANNELS, FieldFormat, Words
 from deployq.ops import KernelCall
 
 #: Inputs of a block of operands: the kernels work on whole blocks.

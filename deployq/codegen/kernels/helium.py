@@ -9,15 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from deployq.arithmetic import INT8_MAX, INT8_MIN, INT32_MAX
-from deployq.codegen.helium_packing import (
-    LANES,
-    QUAD,
-    Bytes,
-    VectorFormat,
-    first_taps,
-    quad_vectors,
-    tap_vectors,
-)
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.weighted import (
     ConvolutionLayer,
@@ -25,6 +16,15 @@ from deployq.codegen.kernels.weighted import (
     WeightedLayer,
     channel_tables,
     stage_parameters,
+)
+from deployq.codegen.packing.vectors import (
+    LANES,
+    QUAD,
+    Bytes,
+    VectorFormat,
+    first_taps,
+    quad_vectors,
+    tap_vectors,
 )
 from deployq.ops import KernelCall
 from deployq.ops.base import Array

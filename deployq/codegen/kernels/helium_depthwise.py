@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from deployq.arithmetic import fits_lanes
-from deployq.codegen.helium_packing import LANES, VectorFormat, channel_vectors
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.helium import applies, stored_codes
 from deployq.codegen.kernels.weighted import ConvolutionLayer, channel_tables, stage_parameters
+from deployq.codegen.packing.vectors import LANES, VectorFormat, channel_vectors
 from deployq.ops import KernelCall
 from deployq.ops.base import Array
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from deployq.arithmetic import INT32_MAX, fits_lanes
-from deployq.codegen.channel_pairs import ChannelPairFormat
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.tables import plane_stage
 from deployq.codegen.kernels.weighted import LinearLayer, channel_tables
+from deployq.codegen.packing.channel_pairs import ChannelPairFormat
 from deployq.ops import KernelCall
 
 #: Wider codes leave no room for sums in the halves of a word.

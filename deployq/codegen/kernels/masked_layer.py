@@ -11,8 +11,8 @@ import numpy as np
 
 from deployq.alphabet import Alphabet
 from deployq.arithmetic import INT32_MAX, accumulator_extremes
-from deployq.codegen.fields import FieldFormat, byte_pairs, nested
 from deployq.codegen.kernels.fields_layer import Levels
+from deployq.codegen.packing.fields import FieldFormat, byte_pairs, nested
 
 #: A wider format is taken if it needs at most this many times the flash of the bare codes. At 1.15 seven
 #: bits are stored as bytes (14 % more flash, a quarter of the instructions of `dense`: 0.9 instead of 3.5

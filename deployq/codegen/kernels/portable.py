@@ -13,7 +13,7 @@ from deployq.codegen.kernels.weighted import (
     stage_parameters,
     with_scratch,
 )
-from deployq.codegen.packing import PackedFormat, dense, lanes, lanes_worthwhile
+from deployq.codegen.packing.streams import PackedFormat, dense, lanes, lanes_worthwhile
 from deployq.ops import KernelCall
 from deployq.ops.base import Array
 

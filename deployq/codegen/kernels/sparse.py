@@ -14,7 +14,7 @@ from deployq.codegen.kernels.weighted import (
     channel_tables,
     stage_parameters,
 )
-from deployq.codegen.sparse import PackedGaps
+from deployq.codegen.packing.gaps import PackedGaps
 from deployq.codegen.sparse_choice import choose_gaps
 from deployq.ops import KernelCall
 

@@ -13,7 +13,7 @@ import numpy as np
 from deployq.arithmetic import INT8_MAX, INT8_MIN, INT32_MAX, fits_lanes, multiplier_split
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.weighted import ConvolutionLayer, channel_tables, stage_parameters
-from deployq.codegen.planes import BYTE_INPUTS, PlaneFormat
+from deployq.codegen.packing.planes import BYTE_INPUTS, PlaneFormat
 from deployq.ops import KernelCall
 from deployq.ops.accumulate import Accumulation
 from deployq.ops.base import Array

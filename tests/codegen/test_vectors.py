@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployq.codegen.helium_packing import (
+from deployq.codegen.packing.vectors import (
     VectorFormat,
     channel_vectors,
     first_taps,

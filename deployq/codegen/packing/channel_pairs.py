@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from deployq.codegen.packing import Codes
+from deployq.codegen.packing.streams import Codes
 
 #: Pairs of channels that are computed together; the pairs left over come one by one.
 QUAD = 4

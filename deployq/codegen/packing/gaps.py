@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from deployq.codegen.packing import Codes
+from deployq.codegen.packing.streams import Codes
 
 Levels = npt.NDArray[Any]
 Lists = tuple[list[int], list[int]]

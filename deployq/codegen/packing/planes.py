@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from deployq.codegen.packing import Codes
+from deployq.codegen.packing.streams import Codes
 
 #: Inputs whose bits share a byte.
 BYTE_INPUTS = 8
