@@ -11,6 +11,7 @@ prints whole networks and layers, both without softmax. Figures of CMSIS-NN: tes
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -40,10 +41,17 @@ Printer = Callable[[tuple[str, ...], Rows], str]
 
 @dataclass(frozen=True)
 class Measurement:
-    """A network at one width on a core; everything without softmax."""
+    """A network at one width on a core; everything without softmax.
+
+    Attributes:
+        bits: of the weights.
+        report: of `deployq bench`.
+        packed_bytes: packed weights with all padding, without biases and multipliers.
+    """
 
     bits: str
     report: BenchReport
+    packed_bytes: int
 
     @property
     def layers(self) -> tuple[LayerCost, ...]:
@@ -112,7 +120,16 @@ def measure(
         )
         model = directory / "models" / f"{network}.onnx"
         build(model, str(directory / _CALIBRATION[network]), config)
-        return Measurement(bits, bench_directory(config.output, samples=2, cycles=cycles))
+        tables = (config.output / "firmware" / "net_weights.c").read_text(encoding="ascii")
+        return Measurement(
+            bits, bench_directory(config.output, samples=2, cycles=cycles), packed_bytes(tables)
+        )
+
+
+def packed_bytes(tables: str) -> int:
+    """Bytes of the packed weights in the text of a generated <name>_weights.c."""
+    sizes = re.findall(r"^const u?int(\d+)_t \w+_weights\[(\d+)\]", tables, re.M)
+    return sum(int(bits) // 8 * int(count) for bits, count in sizes)
 
 
 def match_layers(peers: Sequence[PeerLayer], layers: Sequence[LayerCost]) -> list[PeerLayer | None]:
@@ -156,7 +173,10 @@ def speed(measured: dict[str, list[Measurement]], target: str, printer: Printer)
 
 def memory(measured: dict[str, list[Measurement]], printer: Printer) -> str:
     """One row per network and width: bytes."""
-    columns = ("network", "bits", "weights", "of int8's", "code", "arena", "int8's arena", "stack")
+    columns = (
+        *("network", "bits", "packed", "of int8's", "with tables", "of int8's"),
+        *("code", "arena", "int8's arena", "stack"),
+    )
     rows = []
     for network, measurements in measured.items():
         peer = NETWORKS[network]
@@ -166,6 +186,8 @@ def memory(measured: dict[str, list[Measurement]], printer: Printer) -> str:
                 (
                     peer.title,
                     measurement.bits,
+                    f"{measurement.packed_bytes:,}",
+                    f"{measurement.packed_bytes / peer.weights_bytes:.1%}",
                     f"{report.weights_bytes:,}",
                     f"{report.weights_bytes / (peer.weights_bytes + peer.table_bytes):.1%}",
                     f"{report.code_bytes:,}",

@@ -26,7 +26,7 @@ import numpy as np
 from deployq.accuracy import integer_accuracy
 from deployq.codegen.emit import generate
 from deployq.codegen.generated import EmitOptions, GeneratedLibrary, write_library
-from deployq.codegen.kernels import Core, choose_kernel, weight_format
+from deployq.codegen.kernels import OPTIMIZE, Core, choose_kernel, weight_format
 from deployq.codegen.packing.gaps import GAP_FORMATS, GapFormat
 from deployq.codegen.sparse_choice import CORTEX_M0PLUS, CORTEX_M3, CORTEX_M4
 from deployq.config import BuildConfig
@@ -56,7 +56,9 @@ class Device:
     layers: tuple[int, ...]
 
     @staticmethod
-    def of(graph: Graph, target: str, samples: Levels, layout: GapFormat | str | None) -> Device:
+    def of(
+        graph: Graph, target: str, samples: Levels, layout: GapFormat | str | None, optimize: str = "balanced"
+    ) -> Device:
         """Generate, run on samples and compare with the reference.
 
         Args:
@@ -64,9 +66,10 @@ class Device:
             target: name of an emulated target.
             samples: int8 (n, ...).
             layout: of fully connected layers; None for dense, "chosen" for what code generation chooses.
+            optimize: for what it chooses.
         """
         with nullcontext() if isinstance(layout, str) else forced_format(layout):
-            library = generate(graph, load_target(target), EmitOptions("net"))
+            library = generate(graph, load_target(target), EmitOptions("net", optimize=optimize))
         expected = to_c_order(run_reference(graph, samples), "nhwc")
         with tempfile.TemporaryDirectory() as directory:
             write_library(library, Path(directory))
@@ -108,11 +111,11 @@ def all_levels(network: IntegerModel) -> Levels:
 class Experiment:
     """One benchmark network; equal quantizations are measured once."""
 
-    def __init__(self, name: str, targets: list[str]) -> None:
+    def __init__(self, name: str, targets: list[str], optimize: str) -> None:
         config = configuration(NETWORKS[name], "ternary")
         self.config: BuildConfig = replace(config, method="sparse-gpfq")
         assert config.model is not None and config.calibration is not None and config.evaluation is not None
-        self.targets = targets
+        self.targets, self.optimize = targets, optimize
         self.prepared = prepare(config.model, config.calibration, self.config)
         graph = self.prepared.graph
         shape = graph.tensors[graph.input].shape
@@ -131,16 +134,18 @@ class Experiment:
             samples = self.evaluation[0].quantized(quantization, slice(0, 2))
             devices = {}
             for target in self.targets:
-                chosen = Device.of(graph, target, samples, "chosen")
+                chosen = Device.of(graph, target, samples, "chosen", self.optimize)
                 dense = Device.of(graph, target, samples, None) if chosen.sparse_layers else chosen
                 devices[target] = (dense, chosen)
             self.known[digest] = Outcome(integer_accuracy(graph, *self.evaluation), devices)
         return self.known[digest]
 
 
-def print_network(name: str, targets: list[str], lambdas: list[float], explained: float) -> None:
+def print_network(
+    name: str, targets: list[str], lambdas: list[float], explained: float, optimize: str
+) -> None:
     """The table of a network, and its layers at one threshold."""
-    experiment = Experiment(name, targets)
+    experiment = Experiment(name, targets, optimize)
     heads = "".join(f" {target:>31}{'sparse':>8}" for target in targets)
     print(
         f"\n{name}: ternary, 1,024 samples; for each core: bytes, instructions, dense -> as generated; layers"
@@ -268,6 +273,7 @@ def main() -> int:
     parser.add_argument("--targets", default="cortex-m4,cortex-m3")
     parser.add_argument("--lambdas", default=_LAMBDAS)
     parser.add_argument("--layers", type=float, default=1.0, help="lambda whose layers are printed")
+    parser.add_argument("--optimize", default="balanced", choices=OPTIMIZE)
     parser.add_argument("--costs", action="store_true", help="measure the costs of the kernels instead")
     arguments = parser.parse_args()
     if arguments.costs:
@@ -281,7 +287,7 @@ def main() -> int:
         return 2
     lambdas = [float(value) for value in arguments.lambdas.split(",")]
     for name in arguments.networks.split(","):
-        print_network(name, arguments.targets.split(","), lambdas, arguments.layers)
+        print_network(name, arguments.targets.split(","), lambdas, arguments.layers, arguments.optimize)
     return 0
 
 
