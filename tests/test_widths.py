@@ -36,7 +36,8 @@ def test_widths_by_hand(tmp_path: Path) -> None:
 @pytest.mark.qemu
 def test_a_flash_budget_is_kept_and_used(tmp_path: Path) -> None:
     output, budget = tmp_path / "out", 6000
-    assert build("--bits", "auto", "--flash", str(budget), output=output) == 0
+    options = ("--bits", "auto", "--flash", str(budget), "--optimize", "flash")
+    assert build(*options, output=output) == 0
     document = report(output)
     flash = document["memory"]["weights_bytes"] + document["memory"]["code_bytes"]
     assert 0.85 * budget < flash <= budget

@@ -20,6 +20,10 @@ from deployq.verify.runner import Int8Array, library_sources
 #: How the entry point calls a layer, see templates/parts.j2.
 _CALL = re.compile(r"\bDQ_LAYER_BEGIN\(([0-9]+)\);\s*([A-Za-z_][A-Za-z0-9_]*)\(")
 
+#: What cores of an extension execute as well: every Armv7E-M core runs code for Armv7-M, every Armv7-M core
+#: code for Armv6-M.
+_OLDER = {"dsp": {"armv7m", "armv6m"}, "armv7m": {"armv6m"}}
+
 #: Features that no kernel uses: the generated C computes with integers.
 _UNUSED_FEATURES = frozenset({"fpu"})
 
@@ -119,7 +123,7 @@ def core_to_measure(built: str, asked: str | None) -> Target:
             where="--target",
             hint="name a core, see deployq targets",
         )
-    missing = load_target(built).features - target.features - _UNUSED_FEATURES
+    missing = load_target(built).features - _including_older(target.features) - _UNUSED_FEATURES
     if missing:
         raise UsageError(
             f"the C was generated for {built}, and {target.name} lacks {', '.join(sorted(missing))}",
@@ -127,3 +131,7 @@ def core_to_measure(built: str, asked: str | None) -> Target:
             hint=f"deployq build --target {target.name}",
         )
     return target
+
+
+def _including_older(features: frozenset[str]) -> frozenset[str]:
+    return features.union(*(_OLDER.get(feature, set()) for feature in features))

@@ -79,11 +79,18 @@ def kernel_source(environment: Environment, calls: Iterable[KernelCall], linkage
         environment: from `template_environment`.
         calls: kernel calls of the network.
         linkage: "" or "static " before every kernel.
+
+    Raises:
+        ValueError: two different variants of a kernel have one name.
     """
     headers: dict[str, None] = {}
     prototypes: dict[str, None] = {}
     sources: dict[str, None] = {}
-    variants = {call.function: call for call in calls}
+    variants: dict[str, KernelCall] = {}
+    for call in calls:
+        known = variants.setdefault(call.function, call)
+        if (known.template, dict(known.variant)) != (call.template, dict(call.variant)):
+            raise ValueError(f"two variants are called {call.function}: {known.variant}, {call.variant}")
     for function, call in sorted(variants.items()):
         module = kernel_module(environment, call.template, linkage)
         for section in _sections(environment, module, call.variant):

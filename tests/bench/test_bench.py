@@ -148,7 +148,8 @@ def test_a_build_is_measured(digits: Path, capsys: pytest.CaptureFixture[str]) -
     assert [layer.name for layer in report.layers] == [layer["name"] for layer in built["layers"]]
     assert report.macs == sum(layer["macs"] for layer in built["layers"])
     assert report.code_bytes == built["memory"]["code_bytes"]
-    assert report.weights_bytes == built["memory"]["weights_bytes"]
+    padding = report.weights_bytes - built["memory"]["weights_bytes"]
+    assert 0 <= padding < 4 * len(report.layers), "tables are aligned"
     assert 0 < report.used_stack_bytes <= report.stack_bytes == built["memory"]["stack_bytes"]
     assert report.instructions == pytest.approx(built["instructions"], rel=0.01)
     assert sum(layer.instructions for layer in report.layers) == pytest.approx(report.instructions, abs=100)
@@ -169,7 +170,8 @@ def test_a_single_file_and_another_core(tmp_path: Path) -> None:
     report = bench_directory(directory, target="cortex-m7", samples=1)
     built = json.loads((directory / "report.json").read_text())
     assert (report.target, report.machine) == ("cortex-m7", "mps2-an500")
-    assert report.weights_bytes == built["memory"]["weights_bytes"]
+    padding = report.weights_bytes - built["memory"]["weights_bytes"]
+    assert 0 <= padding < 4 * len(report.layers), "tables are aligned"
     assert report.modelled_cycles is None
     with pytest.raises(UsageError, match="no model of the cycles of cortex-m3"):
         bench_directory(directory, cycles=True)

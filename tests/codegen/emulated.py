@@ -37,6 +37,14 @@ enum { GUARD_BYTES = 64, GUARD_VALUE = 0xC5 };
 static uint8_t arena_memory[@ARENA_BYTES@ + 2 * GUARD_BYTES] __attribute__((aligned(GUARD_BYTES)));
 static int8_t input_memory[1 + @INPUT_BYTES@] __attribute__((aligned(8)));
 static uint8_t output_memory[1 + @OUTPUT_BYTES@ + 2 * GUARD_BYTES] __attribute__((aligned(8)));
+#if defined(__SSP_ALL__)
+uintptr_t __stack_chk_guard = 0x5A17C0DEu;
+void __stack_chk_fail(void);
+void __stack_chk_fail(void)
+{
+    dq_fail("a stack frame was overwritten");
+}
+#endif
 static dq_file_t samples_file;
 static dq_file_t outputs_file;
 

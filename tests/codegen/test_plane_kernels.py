@@ -181,3 +181,20 @@ def test_the_parts_of_a_code_add_up_to_its_level(letters: str) -> None:
     parts = tables.code_parts(layer)
     total = sum(part.levels(codes, alphabet(letters).step) << part.low for part in parts)
     assert np.array_equal(total, alphabet(letters).values)
+
+
+def _wide_pads() -> list[DepthwiseLayer]:
+    """Strides that leave fewer columns than the pads."""
+    windows = (Window((1, 1), (1, 7), (0, 4, 0, 0)), Window((3, 3), (5, 5), (1, 9, 1, 9)))
+    return [DepthwiseLayer(8, (2, 2), window, 1, 2, 0, -5, "", False, 1) for window in windows]
+
+
+@pytest.mark.parametrize("core", [V7M, V6M], ids=["v7m", "v6m"])
+def test_pads_wider_than_all_columns_on_the_host(core: Target) -> None:
+    check_on_host(_wide_pads(), core, "gcc")
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("target", ["cortex-m3", "cortex-m0plus"])
+def test_pads_wider_than_all_columns_on_the_cores(target: str) -> None:
+    check_on_core(_wide_pads(), target)

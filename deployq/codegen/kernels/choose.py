@@ -9,7 +9,8 @@ that cannot be proven safe is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -36,6 +37,8 @@ from deployq.graph import Shape
 from deployq.ops import IntegerOperator, KernelCall
 from deployq.ops.conv2d import IntegerConv2d
 from deployq.ops.linear import IntegerLinear
+
+_Family = TypeVar("_Family", bound=Callable[..., KernelCall | None])
 
 #: Families by preference; each knows the cores and layers it is for, and the portable one takes the rest.
 _LINEAR = (helium.linear, linear_halfwords.linear, fields_linear.linear)
@@ -97,16 +100,21 @@ def _check_sizes(shapes: Sequence[Shape], output: Shape) -> None:
 
 def _linear(layer: LinearLayer, core: Core, sparse: bool) -> KernelCall:
     prove(layer.accumulation, layer.taps)
-    dense = _first(call(layer, core) for call in _LINEAR) or portable.linear(layer, core)
+    dense = _first(call(layer, core) for call in _preferred(_LINEAR, core)) or portable.linear(layer, core)
     chosen = sparse_kernels.linear(layer, dense, core) if sparse else None
     return chosen or dense
 
 
 def _conv2d(layer: ConvolutionLayer, core: Core, sparse: bool) -> KernelCall:
     prove(layer.accumulation, layer.taps)
-    dense = _first(call(layer, core) for call in _CONV2D) or portable.conv2d(layer, core)
+    dense = _first(call(layer, core) for call in _preferred(_CONV2D, core)) or portable.conv2d(layer, core)
     chosen = sparse_kernels.conv2d(layer, dense, core) if sparse else None
     return chosen or dense
+
+
+def _preferred(families: Sequence[_Family], core: Core) -> Sequence[_Family]:
+    """The families a core is given; where flash counts most, only those of the smallest code."""
+    return () if core.optimize == "flash" else families
 
 
 def _first(calls: Iterable[KernelCall | None]) -> KernelCall | None:

@@ -9,7 +9,7 @@ OPTIMIZE = ("balanced", "speed", "ram", "flash")
 
 #: Flash of codes in the fields of a faster kernel, relative to that of the codes themselves: 3 and 6 bits
 #: in fields of 4 and 8 take 1.33, 7 bits in fields of 8 take 1.14.
-_FIELD_OVERHEAD = {"speed": 1.34, "flash": 1.0}
+_FIELD_OVERHEAD = {"speed": 1.34}
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Core:
     Attributes:
         features: instruction set extensions kernels may use, e.g. {"dsp"}.
         optimize: "balanced"; "speed": codes may be stored in wider fields, and more is expanded in
-            advance; "ram": a quarter of the usual scratch memory; "flash": codes take no more than their
-            bits, and sparse weights are stored as lists wherever that is smaller.
+            advance; "ram": a quarter of the usual scratch memory; "flash": the kernels of
+            the smallest code, and sparse weights as lists wherever that is smaller.
     """
 
     features: frozenset[str]

@@ -54,8 +54,11 @@ typedef char dq_assert_arithmetic_shift[((-3) >> 1) == -2 ? 1 : -1];
 #define DQ_DSP 1
 #endif
 
-/* Some inner loops have an assembly form beside the C form; DQ_NO_ASM selects the C forms. */
-#if defined(DQ_DSP) && !defined(DQ_NO_ASM)
+/*
+ * Some inner loops have an assembly form (Thumb-2) beside the C form. It loads words from any address: where
+ * the firmware sets CCR.UNALIGN_TRP, select the C forms with DQ_NO_ASM.
+ */
+#if defined(DQ_DSP) && defined(__thumb2__) && !defined(DQ_NO_ASM)
 #define DQ_ASM 1
 #endif
 
@@ -175,10 +178,27 @@ DQ_HELPER uint32_t dq_smlad_modulo(uint32_t a, uint32_t b, uint32_t accumulator)
 #endif
 }
 
-#if defined(DQ_ASM)
-/* `used` keeps the compiler from changing how a function is called whose body it does not look into. */
-#define DQ_NAKED __attribute__((naked, noinline, used))
+/*
+ * Functions written in assembly altogether. `used` keeps the compiler from changing how a function is called
+ * whose body it does not look into; `aligned` makes addresses relative to the program counter right in any
+ * section; nothing may be added to the body to guard the stack or to count calls.
+ */
+#if defined(__has_attribute)
+#if __has_attribute(no_stack_protector)
+#define DQ_UNGUARDED __attribute__((no_stack_protector))
 #endif
+#if __has_attribute(no_profile_instrument_function)
+#define DQ_UNPROFILED __attribute__((no_profile_instrument_function))
+#endif
+#endif
+#ifndef DQ_UNGUARDED
+#define DQ_UNGUARDED
+#endif
+#ifndef DQ_UNPROFILED
+#define DQ_UNPROFILED
+#endif
+#define DQ_NAKED \
+    __attribute__((naked, noinline, used, aligned(4), no_instrument_function)) DQ_UNGUARDED DQ_UNPROFILED
 
 /* How the accumulators of both pixels start a chunk of taps; for assembly, the address where it ends. */
 typedef struct {
