@@ -33,7 +33,6 @@ LARGEST_LOSS = {
 #: The same with the method "auto", with a margin of about a point for another machine's rounding.
 LARGEST_LOSS_OF_AUTO = {
     ("mlp_mnist", "1"): 0.8,
-    ("resnet8ft", "1"): 18.0,
     ("resnet8ft", "2"): 4.0,
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,18 +10,11 @@ from hypothesis import strategies as st
 from deployq.graph import Graph
 from deployq.ops.clip import Clip
 from deployq.ops.conv2d import Conv2d
-from deployq.ops.output_stage import Bounds
 from deployq.ops.window import Window
-from tests.codegen.fields_conv2d_layers import shifted
+from tests.codegen.fields_conv2d_layers import BOUNDS, shifted
 from tests.integer_networks import ALPHABETS, NetworkBuilder
 
 _KERNELS = ((3, 3), (3, 3), (3, 3), (1, 1), (1, 3), (3, 1), (2, 2), (5, 5), (1, 5), (7, 2), (4, 6))
-_BOUNDS: tuple[Callable[[int], Bounds], ...] = (
-    lambda channels: Bounds.none(),
-    lambda channels: Bounds(np.array(0.0), np.array(np.inf)),
-    lambda channels: Bounds(np.array(-0.3), np.array(0.4)),
-    lambda channels: Bounds(-np.linspace(0.1, 1, channels), np.linspace(0.2, 2, channels)),
-)
 
 
 @dataclass(frozen=True)
@@ -62,7 +54,7 @@ class DepthwiseLayer:
         builder = NetworkBuilder(rng, ALPHABETS[self.letters], shape, self.zero_point)
         out = self.channels * self.multiplier
         weight = np.zeros((out, 1, *self.window.kernel), np.float32)
-        conv = Conv2d(weight, np.zeros(out), self.window, self.channels, _BOUNDS[self.bounds](out))
+        conv = Conv2d(weight, np.zeros(out), self.window, self.channels, BOUNDS[self.bounds](out))
         source = builder.add(Clip(-1.5, 2.0), "x") if self.enclosed else "x"
         result = builder.add(conv, source, extreme=self.extreme)
         graph = builder.graph(builder.add(Clip(-1.0, 1.0), result) if self.enclosed else result)
@@ -87,7 +79,7 @@ def depthwise_layers(draw: st.DrawFn) -> DepthwiseLayer:
         window=Window(kernel, strides, pads, dilations),
         multiplier=draw(st.sampled_from((1, 1, 1, 2, 3))),
         letters=draw(st.integers(0, len(ALPHABETS) - 1)),
-        bounds=draw(st.integers(0, len(_BOUNDS) - 1)),
+        bounds=draw(st.integers(0, len(BOUNDS) - 1)),
         zero_point=draw(st.sampled_from((None, -128, 127, 5))),
         extreme=draw(st.sampled_from(("", "", "low", "high"))),
         enclosed=draw(st.booleans()),

@@ -21,7 +21,7 @@ PAIR_ALPHABETS = ("binary", "ternary", "midrise-2", "midtread-2")
 
 _KERNELS = (*((1, 1),) * 6, *((3, 3),) * 3, (1, 3), (2, 1), (2, 2), (5, 5), (10, 4))
 _CHANNELS = (1, 2, 3, 4, 4, 4, 5, 6, 7, 8, 8, 11, 12, 16, 16, 20, 32, 33, 64, 100, 136, 200)
-_BOUNDS: tuple[Callable[[int], Bounds], ...] = (
+BOUNDS: tuple[Callable[[int], Bounds], ...] = (
     lambda channels: Bounds.none(),
     lambda channels: Bounds(np.array(0.0), np.array(np.inf)),
     lambda channels: Bounds(np.array(-0.3), np.array(0.4)),
@@ -67,7 +67,7 @@ class FieldsLayer:
         shape = (self.channels, *self.size)
         builder = NetworkBuilder(rng, alphabet(self.letters), shape, self.zero_point)
         weight = np.zeros((self.out, self.channels // self.groups, *self.window.kernel), np.float32)
-        bounds = _BOUNDS[self.bounds](self.out)
+        bounds = BOUNDS[self.bounds](self.out)
         conv = Conv2d(weight, np.zeros(self.out), self.window, self.groups, bounds)
         source = builder.add(Clip(-1.5, 2.0), "x") if self.enclosed else "x"
         result = builder.add(conv, source, extreme=self.extreme)

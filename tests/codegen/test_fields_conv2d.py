@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,32 +18,17 @@ from deployq.ops import KernelCall
 from deployq.ops.conv2d import IntegerConv2d
 from deployq.ops.window import Window
 from deployq.targets import load_target
-from tests.codegen.batches import check_on_core, check_on_host
+from tests.codegen.batches import BATCH, check_on_core, check_on_host
 from tests.codegen.emulated import require_emulator, run_emulated
 from tests.codegen.fields_conv2d_layers import PAIR_ALPHABETS, FieldsLayer, drawn_layers, rare_layers
 from tests.codegen.harness import DSP, SANITIZE, Network, run_program, write_program
 from tests.integer_networks import samples
 
-_BATCH = 60
-
-
-def _networks(layers: Sequence[FieldsLayer], target: str = "") -> list[Network]:
-    core = load_target(target) if target else DSP
-    graphs = [layer.graph() for layer in layers]
-    return [Network(graph, samples(graph, 4, np.random.default_rng(3)), core) for graph in graphs]
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "compiler"), [(11, "gcc"), (12, "gcc"), (13, "clang")])
-def test_layers_are_exact_on_the_host(seed: int, compiler: str, tmp_path: Path) -> None:
-    if shutil.which(compiler) is None:
-        pytest.skip(f"{compiler} is not installed")
-    layers = drawn_layers(seed, _BATCH)
-    networks = _networks(layers)
-    write_program(networks, tmp_path)
-    outputs = run_program(networks, tmp_path, compiler, SANITIZE)
-    for layer, network, found in zip(layers, networks, outputs, strict=True):
-        assert np.array_equal(network.expected(), found), layer
+def test_layers_are_exact_on_the_host(seed: int, compiler: str) -> None:
+    check_on_host(drawn_layers(seed, BATCH), DSP, compiler)
 
 
 @pytest.mark.qemu
@@ -53,20 +36,14 @@ def test_layers_are_exact_on_the_host(seed: int, compiler: str, tmp_path: Path) 
     ("seed", "target", "flags"),
     [
         (14, "cortex-m4", ("-O2",)),
+        (18, "cortex-m4", ("-O2",)),
         (15, "cortex-m4", ("-O2", "-DDQ_NO_ASM")),
         (16, "cortex-m7", ("-O3",)),
         (17, "cortex-m33", ("-Os",)),
     ],
 )
-def test_layers_are_exact_on_the_cores(
-    seed: int, target: str, flags: tuple[str, ...], tmp_path: Path
-) -> None:
-    require_emulator()
-    layers = drawn_layers(seed, _BATCH)
-    networks = _networks(layers, target)
-    results = run_emulated(networks, load_target(target), tmp_path, flags)
-    for layer, network, result in zip(layers, networks, results, strict=True):
-        assert np.array_equal(network.expected(), result.outputs), layer
+def test_layers_are_exact_on_the_cores(seed: int, target: str, flags: tuple[str, ...]) -> None:
+    check_on_core(drawn_layers(seed, BATCH), target, flags)
 
 
 @pytest.mark.slow
@@ -81,7 +58,7 @@ def test_rare_layers_are_exact_on_cortex_m4(flags: tuple[str, ...]) -> None:
 
 
 def test_the_drawn_layers_reach_every_variant() -> None:
-    drawn = [layer for seed in range(11, 18) for layer in drawn_layers(seed, _BATCH)]
+    drawn = [layer for seed in range(11, 18) for layer in drawn_layers(seed, BATCH)]
     used = {_call(layer.graph()).function for layer in drawn + rare_layers()}
     variants = {
         f"dq_conv2d_{width}a8_pairs_{way}{chunks}{stage}"

@@ -93,9 +93,7 @@ def _functions(networks: list[Network]) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("compiler", "seed"), [*(("gcc", seed) for seed in range(5)), ("clang", 0), ("clang", 1)]
-)
+@pytest.mark.parametrize(("compiler", "seed"), [("gcc", 0), ("gcc", 1), ("clang", 2)])
 def test_c_form_equals_the_operator(compiler: str, seed: int, tmp_path: Path) -> None:
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")

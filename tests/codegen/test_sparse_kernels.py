@@ -81,6 +81,7 @@ def _convolutions() -> dict[str, Graph]:
 
 
 @_FORMATS
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_kernels_equal_the_integer_operators(layout: GapFormat, compiler: str, tmp_path: Path) -> None:
     if shutil.which(compiler) is None:

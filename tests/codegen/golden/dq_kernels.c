@@ -20,18 +20,11 @@
 #define DQ_INNER_LOOP
 #endif
 
-/* Before what one form of a kernel uses and another does not. */
+/* Before what C forms call and what stands idle where assembly takes their place. */
 #if defined(__GNUC__)
 #define DQ_UNUSED __attribute__((unused))
 #else
 #define DQ_UNUSED
-#endif
-
-/* Helpers some of which are called in C forms only, and stand idle where assembly takes their place. */
-#if defined(__GNUC__)
-#define DQ_HELPER static inline __attribute__((unused))
-#else
-#define DQ_HELPER static inline
 #endif
 
 /*
@@ -165,7 +158,7 @@ DQ_UNUSED static inline uint32_t dq_sxtb16_odd(uint32_t word)
 }
 
 /* accumulator + low(a) * low(b) + high(a) * high(b), halves signed, modulo 2^32. */
-DQ_HELPER uint32_t dq_smlad_modulo(uint32_t a, uint32_t b, uint32_t accumulator)
+DQ_UNUSED static inline uint32_t dq_smlad_modulo(uint32_t a, uint32_t b, uint32_t accumulator)
 {
 #if defined(DQ_DSP)
     uint32_t result;
@@ -495,7 +488,7 @@ static void dq_gather_rows(
 }
 #endif
 
-DQ_HELPER uint32_t dq_rotate_right(uint32_t word, uint32_t bits)
+DQ_UNUSED static inline uint32_t dq_rotate_right(uint32_t word, uint32_t bits)
 {
     return (word >> bits) | (word << ((32u - bits) & 31u));
 }
@@ -791,7 +784,7 @@ void dq_conv2d_w2s2a8_pairs_rows(
 }
 
 /* The int8 outputs of `count` sums, which begin with output `first`. */
-DQ_HELPER void dq_linear_outputs(
+DQ_UNUSED static inline void dq_linear_outputs(
     const dq_linear_fields_params *p, int32_t first, int32_t count, const uint32_t *sums, int8_t *output)
 {
     for (int32_t i = 0; i < count; ++i) {
