@@ -56,8 +56,8 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
             "bits": layer.bits,
             "shape": planes.kernel,
             "direct": int(direct),
-            "taps": 0 if planes.three_by_three else planes.pixels.taps,
-            "stride": planes.pixels.stride,
+            "taps": planes.pixels.taps if planes.paired else 0,
+            "stride": planes.pixels.stride if planes.paired else 0,
         },
         parameters=_parameters(layer, shift) | planes.members | {"planes_at": planes.weight_bytes},
         tables=channels
@@ -117,11 +117,17 @@ class _Planes:
         return taps == (3, 3) and self.pixels.stride <= 2 <= self.pixels.outputs
 
     @property
+    def paired(self) -> bool:
+        """There is an unrolled kernel for windows this wide at this stride."""
+        narrow = self.pixels.stride in (1, 2) and self.pixels.taps <= _WIDEST_PAIRED
+        return narrow and not self.three_by_three
+
+    @property
     def kernel(self) -> str:
         """Which kernel computes lines."""
         if self.three_by_three:
             return f"3x3s{self.pixels.stride}"
-        if self.pixels.stride in (1, 2) and self.pixels.taps <= _WIDEST_PAIRED:
+        if self.paired:
             return f"k{self.pixels.taps}s{self.pixels.stride}"
         return "any"
 
