@@ -51,7 +51,7 @@ _CORES = {"cortex-m4": CORTEX_M4, "cortex-m3": CORTEX_M3, "cortex-m0plus": CORTE
 class Device:
     """A library on an emulated core: its facts, instructions per inference, of all layers and each."""
 
-    library: GeneratedLibrary
+    generated: GeneratedLibrary
     instructions: int
     layers: tuple[int, ...]
 
@@ -85,7 +85,7 @@ class Device:
     @property
     def sparse_layers(self) -> list[str]:
         """Names of the layers whose weights are lists of gaps."""
-        return [layer.name for layer in self.library.layers if "_gaps" in layer.function]
+        return [layer.name for layer in self.generated.layers if "_gaps" in layer.function]
 
 
 @dataclass(frozen=True)
@@ -171,9 +171,9 @@ def print_network(
 
 
 def _device_columns(dense: Device, chosen: Device) -> str:
-    flash = f"{dense.library.weights_bytes}->{chosen.library.weights_bytes}"
+    flash = f"{dense.generated.weights_bytes}->{chosen.generated.weights_bytes}"
     count = f"{_short(dense.instructions)}->{_short(chosen.instructions)}"
-    weighted = sum(layer.weight_bits > 0 for layer in chosen.library.layers)
+    weighted = sum(layer.weight_bits > 0 for layer in chosen.generated.layers)
     return f" {flash:>15} {count:>15}{len(chosen.sparse_layers):>5}/{weighted}"
 
 
@@ -187,7 +187,7 @@ def _layer_lines(network: IntegerModel, target: str, dense: Device, chosen: Devi
     heads = f"{'non-zero':>8} {'dense':>12} {'4-bit gaps':>13} {'8-bit gaps':>13}  bytes saved"
     yield f"  {'':>12} {heads}  as generated"
     features = load_target(target).features
-    for index, layer in enumerate(dense.library.layers):
+    for index, layer in enumerate(dense.generated.layers):
         if not layer.weight_bits:
             continue
         levels = row_levels(network, layer.name)
@@ -202,7 +202,7 @@ def _layer_lines(network: IntegerModel, target: str, dense: Device, chosen: Devi
             cost = _CORES[target][layer.op].gaps[packing.layout.bits]
             estimate = cost.of(*levels.shape, packing.listed) / levels.size
             line += f" {8 * len(packing.data) / levels.size:6.2f} {estimate:6.2f}"
-        now = chosen.library.layers[index].function
+        now = chosen.generated.layers[index].function
         measured = f", {chosen.layers[index] / layer.macs:.2f} measured" if "_gaps" in now else ""
         yield f"{line} {saved:12}  {now}{measured}"
 

@@ -35,7 +35,7 @@ _TOLERANCE = 32
 class _Measured:
     """Everything about a library that `_report` puts together."""
 
-    library: BuiltLibrary
+    built: BuiltLibrary
     target: Target
     size: LibrarySize
     functions: Mapping[str, int]
@@ -153,7 +153,7 @@ def _compare(profiled: Profile, emulation: QemuResult) -> None:
 
 
 def _report(measured: _Measured) -> BenchReport:
-    library, emulation, size = measured.library, measured.emulation, measured.size
+    library, emulation, size = measured.built, measured.emulation, measured.size
     layers = _layers(measured)
     macs = sum(layer.macs for layer in layers)
     modelled = [layer.modelled_cycles for layer in layers if layer.modelled_cycles is not None]
@@ -182,7 +182,7 @@ def _report(measured: _Measured) -> BenchReport:
 
 
 def _layers(measured: _Measured) -> tuple[LayerCost, ...]:
-    library, counts = measured.library, measured.emulation.layer_instructions or ()
+    library, counts = measured.built, measured.emulation.layer_instructions or ()
     costs = []
     for index, layer in enumerate(library.report.layers):
         modelled = None if measured.profile is None else measured.profile.layer(index).modelled_cycles
