@@ -126,7 +126,11 @@ def require_emulator() -> None:
 
 
 def run_emulated(
-    networks: Sequence[Network], target: Target, directory: Path, flags: Sequence[str] = ("-O2",)
+    networks: Sequence[Network],
+    target: Target,
+    directory: Path,
+    flags: Sequence[str] = ("-O2",),
+    compiler: str = "gcc",
 ) -> list[Emulated]:
     """Run networks, all generated for `target`, on its emulated core.
 
@@ -135,12 +139,13 @@ def run_emulated(
         target: core with at least one machine.
         directory: empty directory for the sources and the program.
         flags: optimisation, and definitions for the generated C such as -DDQ_NO_ASM.
+        compiler: of the generated C, "gcc" or "clang"; gcc compiles the harness and links.
     """
     libraries = write_program(networks, directory)
     _write_main(networks, [library.arena_bytes for library in libraries], directory)
     given = b"".join(to_c_order(n.samples, n.io_layout).tobytes() for n in networks)
     (directory / "samples.bin").write_bytes(given)
-    printed = _emulate(target, directory, flags)
+    printed = _emulate(target, directory, flags, compiler)
     calibration = calibrate(
         [(known, Interval(ticks, spins)) for key, known, ticks, spins in printed if key == "calibration"]
     )
@@ -177,23 +182,31 @@ def _write_main(networks: Sequence[Network], arenas: Sequence[int], directory: P
     (directory / "program.c").write_text("\n".join([*includes, main]), encoding="utf-8")
 
 
-def _emulate(target: Target, directory: Path, flags: Sequence[str]) -> list[tuple[str, int, int, int]]:
+def _clang_for_arm(gcc: str) -> list[str]:
+    """Flags with which clang compiles for the core, with the C library's headers of gcc."""
+    root = run_tool([gcc, "-print-sysroot"], "gcc does not say where its headers are").strip()
+    folder = Path(root or "/usr/lib/arm-none-eabi") / "include"
+    return ["--target=arm-none-eabi", f"-isystem{folder}"]
+
+
+def _emulate(
+    target: Target, directory: Path, flags: Sequence[str], compiler: str
+) -> list[tuple[str, int, int, int]]:
     """Compile, link for the target's largest machine, run; the numbers printed."""
     harness = harness_directory() / "qemu"
-    compiler = f"{target.toolchain_prefix}gcc"
+    gcc = f"{target.toolchain_prefix}gcc"
     machine = max(target.machines, key=lambda machine: machine.ram.bytes)
     common = [*target.compiler_flags, *flags, "-g", f"-I{harness}", f"-I{harness_directory()}"]
     stand_in = ["-DDQ_TRAP_UNALIGNED"] if machine != target.machines[0] else []
     strict = [flag for flag in STRICT if flag != "-Wpedantic"]  # the harness is GNU C
-    program = compile_objects(
-        compiler, (*common, *strict, "-std=gnu99"), (directory / "program.c",), directory
-    )
+    own = (gcc, common) if compiler == "gcc" else (compiler, [*common, *_clang_for_arm(gcc)])
+    program = compile_objects(own[0], (*own[1], *strict, "-std=gnu99"), (directory / "program.c",), directory)
     sources = tuple(harness / name for name in _HARNESS)
-    objects = compile_objects(compiler, (*common, *stand_in), sources, directory)
+    objects = compile_objects(gcc, (*common, *stand_in), sources, directory)
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
     script = template.from_string((harness / "link.ld.j2").read_text("utf-8"))
     (directory / "program.ld").write_text(script.render(machine=machine, stack_bytes=4096))
-    command = [compiler, *target.compiler_flags, "-nostartfiles", "--specs=nano.specs"]
+    command = [gcc, *target.compiler_flags, "-nostartfiles", "--specs=nano.specs"]
     command += [f"-T{directory / 'program.ld'}", "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments"]
     command += [*map(str, (*program, *objects)), "-lc", "-lgcc", "-o", str(directory / "program.elf")]
     run_tool(command, "the test program does not link")

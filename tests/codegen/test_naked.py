@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -60,5 +61,17 @@ def test_they_are_exact_under_flags_of_firmware(target: str, flags: tuple[str, .
     require_emulator()
     networks = _networks(target)
     results = run_emulated(networks, load_target(target), tmp_path, flags)
+    for network, result in zip(networks, results, strict=True):
+        assert np.array_equal(network.expected(), result.outputs), network.graph.name
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("flag", ["-O0", "-Os", "-O3"])
+def test_clang_compiles_them_to_the_same(target: str, flag: str, tmp_path: Path) -> None:
+    require_emulator()
+    if shutil.which("clang") is None:
+        pytest.skip("clang is not installed")
+    networks = _networks(target)
+    results = run_emulated(networks, load_target(target), tmp_path, (flag,), compiler="clang")
     for network, result in zip(networks, results, strict=True):
         assert np.array_equal(network.expected(), result.outputs), network.graph.name
