@@ -5,21 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-
-from deployq.errors import UsageError
+from deployq.finished_build import incomplete, read_finished_build
 from deployq.frontends.onnx import load_onnx
 from deployq.graph import Graph, Node
 from deployq.onnx_export import metadata_of
 from deployq.ops import WeightedOperator
-from deployq.output import MARKER
 from deployq.passes import simplify
 from deployq.report.assemble import check_verification, machine_note, verification_report
-from deployq.report.json import from_document
-from deployq.report.model import InspectedLayer, InspectReport, Report, VerificationReport
+from deployq.report.model import InspectedLayer, InspectReport, VerificationReport
 from deployq.steps import Progress, silent
 from deployq.targets import load_target
-from deployq.vectors import load_vectors
 from deployq.verify.executors import Subject, TracedLayer, verify_library
 
 
@@ -69,29 +64,23 @@ def verify_directory(
         ToolMissingError: a tool is missing and `strict` is set.
     """
     directory = Path(directory)
+    build = read_finished_build(directory)
     try:
-        document = json.loads((directory / MARKER).read_text(encoding="utf-8"))
         model = (directory / "model.onnx").read_bytes()
         layers = json.loads(metadata_of(model)["c_layers"])
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(
-            "this is not a complete output directory of deployq",
-            where=str(directory),
-            why=str(error),
-            hint="give a directory written by deployq build",
-        ) from error
-    report = from_document(Report, document, str(directory / MARKER))
+        raise incomplete(directory, str(error)) from error
+    report = build.report
     target = load_target(report.target)
-    samples, expected = load_vectors(directory)
     subject = Subject(
         model=model,
         layers=tuple(TracedLayer(name, tensor, rows) for name, tensor, rows in layers),
         firmware=directory / "firmware",
         prefix=report.name,
         target=target,
-        io_layout=report.input.layout.lower(),
-        samples=samples.astype(np.int8, copy=False),
-        expected=expected.astype(np.int8, copy=False),
+        io_layout=build.layout,
+        samples=build.samples,
+        expected=build.expected,
     )
     verification = verify_library(subject, qemu_samples=qemu_samples, strict=strict, progress=progress)
     check_verification(verification)

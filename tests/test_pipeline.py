@@ -273,7 +273,8 @@ def test_a_single_file_has_the_same_size(built: BuildResult, tmp_path: Path) -> 
 
 
 def test_a_damaged_model_is_a_usage_error(built: BuildResult, tmp_path: Path) -> None:
-    (tmp_path / "report.json").write_bytes((built.directory / "report.json").read_bytes())
+    for name in ("report.json", "vectors.npz"):
+        (tmp_path / name).write_bytes((built.directory / name).read_bytes())
     (tmp_path / "model.onnx").write_bytes(b"junk")
     with pytest.raises(UsageError, match="not a complete output directory"):
         verify_directory(tmp_path)

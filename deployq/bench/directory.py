@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from deployq.errors import UsageError
-from deployq.layout import to_c_order
-from deployq.output import MARKER
-from deployq.report import Report, from_document
+from deployq.finished_build import read_finished_build
+from deployq.report import Report
 from deployq.targets import Target, load_target
-from deployq.vectors import load_vectors
 from deployq.verify.runner import Int8Array, library_sources
 
 #: How the entry point calls a layer, see templates/parts.j2.
@@ -59,26 +54,17 @@ def read_directory(directory: Path, samples: int) -> BuiltLibrary:
     Raises:
         UsageError: not such a directory, or a part of it is missing, damaged or edited beyond recognition.
     """
-    try:
-        document = json.loads((directory / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            "this is not a complete output directory of deployq",
-            where=str(directory),
-            why=str(error),
-            hint="give a directory written by deployq build",
-        ) from error
-    report = from_document(Report, document, str(directory / MARKER))
-    inputs, expected = (array[:samples].astype(np.int8, copy=False) for array in load_vectors(directory))
-    layout = report.input.layout.lower()
+    build = read_finished_build(directory)
+    report = build.report
+    inputs, expected = build.c_vectors(samples)
     firmware = directory / "firmware"
     source = library_sources(firmware, report.name)[0]
     return BuiltLibrary(
         report=report,
         firmware=firmware,
         functions=layer_functions(source, len(report.layers)),
-        samples=to_c_order(inputs, layout),
-        expected=to_c_order(expected, layout),
+        samples=inputs,
+        expected=expected,
         is_single_file=not (firmware / f"{report.name}_weights.c").is_file(),
     )
 

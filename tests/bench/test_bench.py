@@ -199,7 +199,7 @@ def test_an_edited_kernel_that_is_wrong(edited: Callable[[str, str, str], Path])
     ("file", "message"),
     [
         ("report.json", "not a complete output directory"),
-        ("vectors.npz", "test vectors of the build cannot be read"),
+        ("vectors.npz", "test vectors of the build cannot be used"),
         ("firmware/digits.c", "digits.c is missing"),
     ],
 )
