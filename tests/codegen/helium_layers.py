@@ -29,8 +29,11 @@ _LETTERS = (
     "ternary",
     "midrise-2",
     "midtread-2",
+    "midrise-3",
     "midrise-4",
     "midtread-4",
+    "midrise-6",
+    "midtread-7",
     "symmetric-8",
     "midtread-8",
 )
@@ -123,7 +126,7 @@ def matrices(draw: st.DrawFn) -> tuple[FloatOperator, Shape]:
 
 
 @st.composite
-def unweighted(draw: st.DrawFn) -> tuple[FloatOperator, Shape]:
+def _unweighted(draw: st.DrawFn) -> tuple[FloatOperator, Shape]:
     """An addition or an average pool."""
     window, size = draw(windows())
     shape = (draw(st.integers(1, 19)), *size)
@@ -135,11 +138,17 @@ def unweighted(draw: st.DrawFn) -> tuple[FloatOperator, Shape]:
     return draw(st.sampled_from((Add(), whole, pool))), shape
 
 
+_OPERATORS = st.one_of(
+    convolutions(), convolutions(), depthwise_convolutions(), matrices(), _unweighted()
+)
+
+
 @st.composite
-def helium_layers(draw: st.DrawFn) -> HeliumLayer:
-    """Any layer that has a Helium kernel."""
-    kinds = (convolutions(), convolutions(), depthwise_convolutions(), matrices(), unweighted())
-    op, shape = draw(st.one_of(*kinds))
+def helium_layers(
+    draw: st.DrawFn, operators: st.SearchStrategy[tuple[FloatOperator, Shape]] = _OPERATORS
+) -> HeliumLayer:
+    """Layers of operators that have Helium kernels."""
+    op, shape = draw(operators)
     if isinstance(op, Linear):
         letters = draw(st.sampled_from((*_LETTERS[1:], "midrise-8")))
     else:

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 #: What `--optimize` may name.
 OPTIMIZE = ("balanced", "speed", "ram", "flash")
 
-#: Flash of codes in the fields of a faster kernel, relative to that of the codes themselves: 3 and 6 bits
-#: in fields of 4 and 8 take 1.33, 7 bits in fields of 8 take 1.14.
-_FIELD_OVERHEAD = {"speed": 1.34}
+#: Flash of codes in the fields of a faster kernel, relative to that of the codes themselves, at most: 7 bits
+#: in fields of 8 take 1.14, 3 and 6 bits in fields of 4 and 8 take 1.33, 5 bits 1.6. Helium has no kernel
+#: for other widths than those of fields, and without them is five times slower.
+_FIELD_OVERHEAD, _FIELD_OVERHEAD_OF_HELIUM, _FIELD_OVERHEAD_FOR_SPEED = 1.15, 1.34, 1.61
+
+#: Widths that fill words.
+_FIELD_BITS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,14 @@ class Core:
     @property
     def field_overhead(self) -> float:
         """How much flash the fields of a faster kernel may take, relative to the codes' own."""
-        return _FIELD_OVERHEAD.get(self.optimize, 1.15)
+        if self.optimize == "speed":
+            return _FIELD_OVERHEAD_FOR_SPEED
+        return _FIELD_OVERHEAD_OF_HELIUM if "mve" in self.features else _FIELD_OVERHEAD
+
+    def field_bits(self, bits: int) -> int | None:
+        """Width of the fields that hold codes: 1, 2, 4 or 8; None where that takes too much flash."""
+        wide = next(width for width in _FIELD_BITS if width >= bits)
+        return wide if wide <= self.field_overhead * bits else None
 
     def scratch(self, usual: int) -> int:
         """Bytes of scratch memory a kernel may take whose usual limit is given."""

@@ -6,6 +6,8 @@ flash: convolutions unpack four output channels at a time, fully connected layer
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from deployq.arithmetic import INT8_MAX, INT8_MIN, INT32_MAX
@@ -29,9 +31,6 @@ from deployq.codegen.packing.vectors import (
 from deployq.ops import KernelCall
 from deployq.ops.base import Array
 
-#: Widths of codes that fill bytes.
-WIDTHS = (1, 2, 4, 8)
-
 #: Scratch memory that unpacked weights and a block of copied windows share. Each block unpacks all weights
 #: once more: where fewer windows fit, long ones, there are `_LONG_WINDOWS` in a block, whatever they need.
 _SCRATCH_BYTES = 2304
@@ -49,23 +48,23 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
     """
     if "mve" not in core.features or layer.depthwise or layer.geometry["group_outputs"] < QUAD:
         return None
-    if not applies(layer):
+    stored = stored_codes(layer, core)
+    if stored is None:
         return None
-    weights = _convolution_weights(layer)
+    weights = _convolution_weights(layer, stored)
     quads = layer.op.groups * -(-layer.geometry["group_outputs"] // QUAD)
     shifted = layer.accumulation.stage.shift > 0
-    alphabet = layer.accumulation.weights.alphabet
-    levels = 0 if layer.bits == 8 else LANES * _unpacked_vectors(layer)
+    levels = 0 if stored.bits == 8 else LANES * _unpacked_vectors(layer, stored.bits)
     block = 0 if layer.direct else _window_block(layer, levels)
     return KernelCall(
         template="conv2d_wNa8_mve.c.j2",
-        function=f"dq_conv2d_w{layer.bits}a8_mve{'_shifted' if shifted else ''}",
-        variant={"bits": layer.bits, "shifted": int(shifted), "format": "vectors"},
+        function=f"dq_conv2d_w{stored.bits}a8_mve{'_shifted' if shifted else ''}",
+        variant={"bits": stored.bits, "shifted": int(shifted), "format": "vectors"},
         parameters=stage_parameters(layer.accumulation)
         | layer.geometry
         | {
-            "step": alphabet.step,
-            "offset": alphabet.offset,
+            "step": stored.step,
+            "offset": stored.offset,
             "first_taps": first_taps(layer.taps),
             "vectors": tap_vectors(layer.taps) - 1,
             "quad_bytes": weights.nbytes // quads,
@@ -77,35 +76,53 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
     )
 
 
-def applies(layer: WeightedLayer) -> bool:
-    """Whether codes fill bytes and every level is an int8 (all but the odd levels of midrise-8)."""
-    values = layer.accumulation.weights.alphabet.values
-    return layer.bits in WIDTHS and int(values[0]) >= INT8_MIN and int(values[-1]) <= INT8_MAX
+@dataclass(frozen=True)
+class StoredCodes:
+    """What flash holds of the weights of a convolution: level = step * code + offset.
+
+    Attributes:
+        bits: width of a stored code, 1, 2, 4 or 8.
+        codes: (rows, taps); at eight bits the levels themselves.
+        step: see above.
+        offset: see above.
+    """
+
+    bits: int
+    codes: Bytes
+    step: int
+    offset: int
+
+    def pack(self, vectors: Bytes) -> Array:
+        """Flash of codes in vectors of 16, at eight bits as int8."""
+        packed = VectorFormat(self.bits).pack(vectors)
+        return packed.view(np.int8) if self.bits == 8 else packed
 
 
-def stored_codes(layer: WeightedLayer) -> Bytes:
-    """What flash holds of each weight (rows, taps): its code, or at eight bits the level itself."""
-    if layer.bits == 8:
-        return layer.rows.astype(np.int8).view(np.uint8)
-    return layer.accumulation.weights.alphabet.encode(layer.rows)
+def stored_codes(layer: WeightedLayer, core: Core) -> StoredCodes | None:
+    """How a convolution is stored; None where that takes too much flash or a level is no int8 (midrise-8)."""
+    alphabet = layer.accumulation.weights.alphabet
+    bits = core.field_bits(alphabet.bits)
+    if bits is None or int(alphabet.values[0]) < INT8_MIN or int(alphabet.values[-1]) > INT8_MAX:
+        return None
+    if bits == 8:
+        return StoredCodes(8, layer.rows.astype(np.int8).view(np.uint8), 1, 0)
+    return StoredCodes(bits, alphabet.encode(layer.rows), alphabet.step, alphabet.offset)
 
 
-def _unpacked_vectors(layer: ConvolutionLayer) -> int:
+def _unpacked_vectors(layer: ConvolutionLayer, bits: int) -> int:
     """Vectors that four unpacked channels take, with the rest of the last unit."""
-    layout = VectorFormat(layer.bits)
+    layout = VectorFormat(bits)
     return layout.units(QUAD * tap_vectors(layer.taps)) * layout.vectors_per_unit
 
 
-def _convolution_weights(layer: ConvolutionLayer) -> Array:
+def _convolution_weights(layer: ConvolutionLayer, stored: StoredCodes) -> Array:
     """Packed weights: for each group its channels four by four, the last four overlapping others."""
-    layout = VectorFormat(layer.bits)
     outputs = layer.geometry["group_outputs"]
     within = [min(start, outputs - QUAD) for start in range(0, outputs, QUAD)]
     starts = [group * outputs + start for group in range(layer.op.groups) for start in within]
     channels = np.concatenate([np.arange(start, start + QUAD) for start in starts])
-    quads = quad_vectors(stored_codes(layer)[channels])
-    packed = np.concatenate([layout.pack(quad) for quad in quads]).reshape(-1)
-    return packed.view(np.int8) if layer.bits == 8 else packed
+    quads = quad_vectors(stored.codes[channels])
+    return np.concatenate([stored.pack(quad) for quad in quads]).reshape(-1)
 
 
 def _window_block(layer: ConvolutionLayer, level_bytes: int) -> int:
@@ -118,15 +135,15 @@ def _window_block(layer: ConvolutionLayer, level_bytes: int) -> int:
 
 def linear(layer: LinearLayer, core: Core) -> KernelCall | None:
     """The kernel of a fully connected layer; None where it does not apply."""
-    bits = layer.bits
-    if "mve" not in core.features or bits not in WIDTHS[1:] or layer.taps > _LARGEST_ROW:
+    bits = core.field_bits(layer.bits)
+    if "mve" not in core.features or bits is None or bits == 1 or layer.taps > _LARGEST_ROW:
         return None
     alphabet = layer.accumulation.weights.alphabet
     fields, step, offset = layer.rows, alphabet.step, alphabet.offset
     if bits == 8 and alphabet.step == 1:
         step, offset = 1, 0
     elif bits == 8:
-        fields, step, offset = (fields - 1) // 2, 2, 1  # midrise-8: odd levels 2 * field + 1
+        fields, step, offset = (fields - 1) // 2, 2, 1  # mid-rise: odd levels 2 * field + 1
     else:
         fields = alphabet.encode(fields)
     sign = 1 << (bits - 1)

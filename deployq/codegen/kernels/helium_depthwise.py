@@ -11,7 +11,7 @@ import numpy as np
 
 from deployq.arithmetic import fits_lanes
 from deployq.codegen.kernels.core import Core
-from deployq.codegen.kernels.helium import applies, stored_codes
+from deployq.codegen.kernels.helium import StoredCodes, stored_codes
 from deployq.codegen.kernels.weighted import ConvolutionLayer, channel_tables, stage_parameters
 from deployq.codegen.packing.vectors import LANES, VectorFormat, channel_vectors
 from deployq.ops import KernelCall
@@ -34,34 +34,35 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
         "mve" not in core.features
         or not layer.depthwise
         or geometry["group_outputs"] != 1
-        or not applies(layer)
+        or layer.taps > _LARGEST_KERNEL
     ):
+        return None
+    stored = stored_codes(layer, core)
+    if stored is None:
         return None
     ring_rows, ring_width = layer.op.window.extent
     ring_width += (geometry["out_width"] - 1) * geometry["stride_width"]
-    if layer.taps > _LARGEST_KERNEL:
-        return None
     height, width = layer.op.window.kernel
     chunk = _chunk(layer)
     shifted = layer.accumulation.stage.shift > 0
-    weights = _weights(layer)
-    level_bytes = 0 if layer.bits == 8 else weights.nbytes * VectorFormat(layer.bits).vectors_per_unit
+    weights = _weights(layer, stored)
+    level_bytes = 0 if stored.bits == 8 else weights.nbytes * VectorFormat(stored.bits).vectors_per_unit
     ring_bytes = ring_rows * ring_width * geometry["in_channels"]
     suffix = (
         f"{height}x{width}{'' if chunk == layer.taps else f'_chunk{chunk}'}{'_shifted' if shifted else ''}"
     )
     return KernelCall(
         template="depthwise2d_wNa8_mve.c.j2",
-        function=f"dq_depthwise2d_w{layer.bits}a8_mve_{suffix}",
+        function=f"dq_depthwise2d_w{stored.bits}a8_mve_{suffix}",
         variant={
-            "bits": layer.bits,
+            "bits": stored.bits,
             "shifted": int(shifted),
             "kernel_height": height,
             "kernel_width": width,
             "chunk": chunk,
             "format": "vectors",
         },
-        parameters=_parameters(layer)
+        parameters=_parameters(layer, stored)
         | {
             "units": weights.nbytes // LANES,
             "block_pixels": _block_pixels(layer),
@@ -89,23 +90,20 @@ def _block_pixels(layer: ConvolutionLayer) -> int:
     return 1 if LANES % channels or layer.op.window.strides[1] != 1 else LANES // channels
 
 
-def _parameters(layer: ConvolutionLayer) -> dict[str, int]:
+def _parameters(layer: ConvolutionLayer, stored: StoredCodes) -> dict[str, int]:
     """Scalar members of `dq_depthwise2d_mve_params` that say what and where."""
     stage = stage_parameters(layer.accumulation)
-    alphabet = layer.accumulation.weights.alphabet
     left_out = ["groups", "group_inputs", "group_outputs", "taps", "direct", "in_channels", "out_channels"]
     left_out += ["kernel_height", "kernel_width"]
     return (
         {member.removeprefix("stage."): value for member, value in stage.items()}
         | {member: value for member, value in layer.geometry.items() if member not in left_out}
-        | {"channels": layer.shape[0], "step": alphabet.step, "offset": alphabet.offset}
+        | {"channels": layer.shape[0], "step": stored.step, "offset": stored.offset}
     )
 
 
-def _weights(layer: ConvolutionLayer) -> Array:
-    codes = np.tile(stored_codes(layer), (_block_pixels(layer), 1))
-    packed = VectorFormat(layer.bits).pack(channel_vectors(codes)).reshape(-1)
-    return packed.view(np.int8) if layer.bits == 8 else packed
+def _weights(layer: ConvolutionLayer, stored: StoredCodes) -> Array:
+    return stored.pack(channel_vectors(np.tile(stored.codes, (_block_pixels(layer), 1)))).reshape(-1)
 
 
 def _tables(layer: ConvolutionLayer, weights: Array) -> dict[str, Array]:
