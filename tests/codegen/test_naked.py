@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 
 from deployq.alphabet import alphabet
+from deployq.graph import Graph
+from deployq.ops.conv2d import Conv2d
+from deployq.ops.output_stage import Bounds
+from deployq.ops.window import Window
 from deployq.targets import load_target
 from deployq.verify.toolchain import compile_objects
 from tests.codegen.emulated import require_emulator, run_emulated
 from tests.codegen.harness import Network, write_program
-from tests.integer_networks import mobile_network, residual_network, samples
+from tests.integer_networks import NetworkBuilder, mobile_network, residual_network, samples
 
 pytestmark = pytest.mark.qemu
 
@@ -30,6 +34,35 @@ def _networks(target: str) -> list[Network]:
     ]
     core = load_target(target)
     return [Network(graph, samples(graph, 2, np.random.default_rng(1)), core) for graph in graphs]
+
+
+def _depthwise(kernel: tuple[int, int], letters: str) -> Graph:
+    """One depthwise layer on random activations, zero point 0: no long sum of them fits 16 bits."""
+    builder = NetworkBuilder(np.random.default_rng(1), alphabet(letters), (16, 20, 20), 0)
+    weight = np.zeros((16, 1, *kernel), np.float32)
+    return builder.graph(
+        builder.add(Conv2d(weight, np.zeros(16), Window(kernel), 16, Bounds.none()), "x", extreme="low")
+    )
+
+
+def longest_string(text: str) -> int:
+    """Characters of the longest string literal of C, of its pieces together."""
+    without_comments = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+    literals = re.findall(r'(?:"(?:[^"\\]|\\.)*"\s*)+', without_comments)
+    pieces = [re.findall(r'"((?:[^"\\]|\\.)*)"', literal) for literal in literals]
+    return max(len(re.sub(r"\\.", "x", "".join(each))) for each in pieces)
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+def test_no_string_is_longer_than_c99_allows(target: str, tmp_path: Path) -> None:
+    """Clang refuses it under -Wpedantic -Werror, gcc says nothing."""
+    core = load_target(target)
+    shapes = ((5, 5), (4, 6), (1, 17), (3, 3))
+    graphs = [_depthwise(kernel, letters) for kernel in shapes for letters in ("midrise-2", "midtread-8")]
+    networks = [Network(graph, samples(graph, 1, np.random.default_rng(1)), core) for graph in graphs]
+    write_program([*networks, *_networks(target)], tmp_path)
+    length = longest_string((tmp_path / "dq_kernels.c").read_text())
+    assert 500 < length <= 4095
 
 
 @pytest.mark.parametrize("target", ["cortex-m4", "cortex-m3", "cortex-m55"])
@@ -55,7 +88,9 @@ def test_they_start_at_a_multiple_of_four(target: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", _TARGETS)
 @pytest.mark.parametrize(
-    "flags", [("-Os", "-ffunction-sections"), ("-O2", "-fstack-protector-all")], ids=" ".join
+    "flags",
+    [("-Os", "-ffunction-sections"), ("-O2", "-fstack-protector-all"), ("-O2", "-mno-unaligned-access")],
+    ids=" ".join,
 )
 def test_they_are_exact_under_flags_of_firmware(target: str, flags: tuple[str, ...], tmp_path: Path) -> None:
     require_emulator()
