@@ -15,25 +15,18 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deployq.bench import bench_directory
-from deployq.config import METHODS, BuildConfig
-from deployq.pipeline import build
+from deployq.codegen.kernels import OPTIMIZE
+from deployq.config import METHODS
+from deployq.pipeline import build_from_config
 from deployq.report import render_listing
 from deployq.report.bench import BenchReport, LayerCost
 from deployq.targets import target_names
 from tests.cmsis_nn import CORES, NETWORKS, PeerLayer, PeerNetwork
-from tests.networks import VARIABLE, data_directory
-
-#: Calibration samples of each network: archive and key.
-_CALIBRATION = {
-    "ad01_autoencoder": "mlperf_tiny_samples.npz:ad01_x",
-    "resnet8": "cifar10.npz:x_train",
-    "kws_dscnn": "mlperf_tiny_samples.npz:kws_x",
-    "vww_mobilenetv1": "mlperf_tiny_samples.npz:vww_x",
-}
+from tests.networks import VARIABLE, data_directory, mlperf_configuration
 
 Rows = Sequence[tuple[str, ...]]
 Printer = Callable[[tuple[str, ...], Rows], str]
@@ -74,11 +67,12 @@ def main() -> int:
     for network in arguments.networks.split(","):
         for bits in arguments.bits.split(","):
             print(f"{network} at {bits} for {arguments.target}", file=sys.stderr, flush=True)
-            measured.setdefault(network, []).append(
-                measure(network, bits, arguments.target, arguments.method, cycles=arguments.cycles)
+            config = BuildConfig(
+                target=arguments.target, bits=bits, method=arguments.method, optimize=arguments.optimize
             )
+            measured.setdefault(network, []).append(measure(network, config, cycles=arguments.cycles))
     printer = markdown if arguments.markdown else _listing
-    print(_introduction(next(iter(measured.values()))[0].report))
+    print(_introduction([each.report for measurements in measured.values() for each in measurements]))
     print(speed(measured, arguments.target, printer))
     print(memory(measured, printer))
     for network, measurements in measured.items():
@@ -95,34 +89,26 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--bits", default="2,8")
     parser.add_argument("--target", default="cortex-m4", choices=target_names())
     parser.add_argument("--method", default="msq", choices=METHODS)
+    parser.add_argument("--optimize", default="balanced", choices=OPTIMIZE)
     parser.add_argument("--cycles", action="store_true", help="also modelled Cortex-M4 cycles")
     parser.add_argument("--markdown", action="store_true")
     return parser.parse_args()
 
 
-def measure(
-    network: str, bits: str, target: str, method: str = "msq", *, cycles: bool = False
-) -> Measurement:
+def measure(network: str, config: BuildConfig, *, cycles: bool = False) -> Measurement:
     """Build a network into a temporary directory, verified on one sample, and measure it on two."""
-    directory = data_directory()
-    assert directory is not None
     with tempfile.TemporaryDirectory() as temporary:
-        config = BuildConfig(
+        config = replace(
+            mlperf_configuration(network, bits, method),
             target=target,
-            bits=bits,
-            method=method,
-            layout="nhwc",
-            name="net",
             output=Path(temporary) / "out",
-            calibration_limit=256,
             host_samples=2,
             verify_samples=1,
         )
-        model = directory / "models" / f"{network}.onnx"
-        build(model, str(directory / _CALIBRATION[network]), config)
+        build_from_config(config)
         tables = (config.output / "firmware" / "net_weights.c").read_text(encoding="ascii")
         return Measurement(
-            bits, bench_directory(config.output, samples=2, cycles=cycles), packed_bytes(tables)
+            config.bits, bench_directory(config.output, samples=2, cycles=cycles), packed_bytes(tables)
         )
 
 
@@ -230,9 +216,11 @@ def _listing(columns: tuple[str, ...], rows: Rows) -> str:
     return render_listing(columns, rows, numbers=columns[1:])
 
 
-def _introduction(report: BenchReport) -> str:
+def _introduction(reports: Sequence[BenchReport]) -> str:
+    report = reports[0]
+    machines = " or ".join(dict.fromkeys(str(each.machine) for each in reports))
     lines = [
-        f"{report.target}, QEMU {report.machine}, {report.compiler}",
+        f"{report.target}, QEMU {machines}, {report.compiler}",
         f"flags: {' '.join(report.flags)}",
         "int8: see tests/cmsis_nn.py; weights with biases and multipliers; all without softmax but",
         '"fastest int8", the best of CMSIS-NN and TinyEngine in every layer',
