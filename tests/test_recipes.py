@@ -20,7 +20,11 @@ def test_the_recipe_of_auto_fits_any_number_of_samples(bits: str, samples: int) 
     assert chosen.method in method_names()
     assert chosen.copies >= 1 and chosen.copies * samples <= max(4096, samples)
     assert (chosen.tune == 0) == (bits in ("4", "8"))
-    assert chosen.tune * samples < 41000 + samples
+    assert chosen.tune * samples < (82000 if bits == "ternary" else 41000) + samples
+
+
+def test_many_samples_are_seen_often_at_ternary() -> None:
+    assert [recipe(AUTO, "ternary", samples).tune for samples in (256, 1024, 4096, 20480)] == [96, 24, 20, 4]
 
 
 def test_what_the_user_sets_wins() -> None:
