@@ -176,6 +176,95 @@ def fits_lanes(weights: IntArray, chunk: int) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class SumRequantization:
+    """Requantization of sums of few bits by two 32-bit products.
+
+    With x = sum + 2^(bits - 1), r = 32 - bits, h = ceil(multiplier * 2^shift / 2^r) and
+    l = h * 2^r - multiplier * 2^shift: ``t = addend + x * h``, ``y = -128`` where t < 0, else
+    ``y = min((t - floor(x * l / 2^r)) >> bits, 255) - 128``, and -128 where that difference is negative.
+
+    Attributes:
+        addend: int64 array (channels,), modulo 2^32 in int32; all t fit int32 without wrapping.
+        multiplier: int64 array (channels,), each in 1 .. 2^31 - 1.
+    """
+
+    addend: Int64Array
+    multiplier: Int64Array
+
+
+#: Values of an int8 output above the lowest one.
+_OUTPUT_STEPS = np.arange(1, 256, dtype=np.int64)
+
+#: Changes of a multiplier that are tried where none of its addends will do, the smallest first.
+_MULTIPLIER_CHANGES = (0, *(sign << bit for bit in range(21) for sign in (1, -1)))
+
+
+def sum_requantization(
+    sums: tuple[IntArray, IntArray], bits: int, bias: IntArray, exact: Requantization, zero_point: int
+) -> SumRequantization | None:
+    """Constants that give the contract's requantization of every sum of each channel, clamped to int8.
+
+    The exact output is a staircase in the sum. An output of the form above is one, too; it is the same if
+    it has the same edges, which leaves an interval of addends for a multiplier.
+
+    Args:
+        sums: the least and the most of each channel, which fit `bits` bits; the accumulator is bias + sum.
+        bits: of a sum, in two's complement, 2 to 31.
+        bias: per channel.
+        exact: multipliers, one per channel, and shift, below 32 - bits.
+        zero_point: of the output.
+
+    Returns:
+        The constants; None where some channel has none.
+    """
+    half = 1 << (bits - 1)
+    first, last = (bound.astype(np.int64) + half for bound in sums)
+    factor = exact.multiplier << exact.shift
+    start = (bias.astype(np.int64) - half) * factor + 2**31 + ((zero_point - INT8_MIN) << 32)
+    # x from which on the output is some steps above its lowest value.
+    edges = -((start[:, np.newaxis] - (_OUTPUT_STEPS << 32)) // factor[:, np.newaxis])
+    addend, multiplier = np.zeros(len(start), np.int64), np.zeros(len(start), np.int64)
+    # The last one is for channels with one edge, which it puts anywhere, but with a tiny multiplier.
+    tried = [exact.multiplier + change for change in _MULTIPLIER_CHANGES]
+    for changed in (*tried, np.full(len(start), 1 << (32 - bits - exact.shift))):
+        if multiplier.all():
+            break
+        low, high = _addends(first, last, edges, changed << exact.shift, 32 - bits)
+        found = (low <= high) & (changed > 0) & (changed <= INT32_MAX) & (multiplier == 0)
+        addend = np.where(found, np.clip(start >> (32 - bits), low, high), addend)
+        multiplier = np.where(found, changed, multiplier)
+    wrapped = (addend - INT32_MIN) % 2**32 + INT32_MIN
+    return SumRequantization(wrapped, multiplier) if multiplier.all() else None
+
+
+def _addends(
+    first: Int64Array, last: Int64Array, edges: Int64Array, multiplier: Int64Array, rest: int
+) -> tuple[Int64Array, Int64Array]:
+    """Lowest and highest addend per channel that put the steps of the output at `edges`.
+
+    The output reaches step k where x * multiplier + addend * 2^rest + 2^rest - 1 reaches k * 2^32.
+
+    Args:
+        first: lowest x per channel.
+        last: highest x.
+        edges: x from which on the output is 1, 2 .. 255 steps above its lowest value (channels, 255).
+        multiplier: that is tried, shift included.
+        rest: bits of its low part.
+    """
+    first, last, factor = first[:, np.newaxis], last[:, np.newaxis], multiplier[:, np.newaxis]
+
+    def reaching(x: Int64Array) -> Int64Array:
+        """The least addend with which each step is reached at x: ceil((k 2^32 - x m + 1) / 2^rest) - 1."""
+        return (_OUTPUT_STEPS << (32 - rest)) - 1 - ((x * factor - 1) >> rest)
+
+    steep = -(-factor // (1 << rest))
+    lowest, highest = INT32_MIN - first * steep, INT32_MAX - last * steep
+    at_edge = np.where(edges <= last, reaching(np.clip(edges, first, last)), lowest)
+    before_edge = np.where(edges > first, reaching(np.clip(edges, first + 1, last + 1) - 1) - 1, highest)
+    return np.maximum(at_edge, lowest).max(axis=1), np.minimum(before_edge, highest).min(axis=1)
+
+
 def multiplier_split(lowest: int, highest: int, multiplier: int, zero_point: int) -> int | None:
     """The bit at which 32-bit products suffice to requantize accumulators in [lowest, highest].
 

@@ -67,10 +67,12 @@ def main() -> int:
     for network in arguments.networks.split(","):
         for bits in arguments.bits.split(","):
             print(f"{network} at {bits} for {arguments.target}", file=sys.stderr, flush=True)
-            config = BuildConfig(
-                target=arguments.target, bits=bits, method=arguments.method, optimize=arguments.optimize
-            )
-            measured.setdefault(network, []).append(measure(network, config, cycles=arguments.cycles))
+            settings = {
+                "method": arguments.method,
+                "optimize": arguments.optimize,
+                "cycles": arguments.cycles,
+            }
+            measured.setdefault(network, []).append(measure(network, bits, arguments.target, **settings))
     printer = markdown if arguments.markdown else _listing
     print(_introduction([each.report for measurements in measured.values() for each in measurements]))
     print(speed(measured, arguments.target, printer))
@@ -95,12 +97,21 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(network: str, config: BuildConfig, *, cycles: bool = False) -> Measurement:
+def measure(
+    network: str,
+    bits: str,
+    target: str,
+    *,
+    method: str = "msq",
+    optimize: str = "balanced",
+    cycles: bool = False,
+) -> Measurement:
     """Build a network into a temporary directory, verified on one sample, and measure it on two."""
     with tempfile.TemporaryDirectory() as temporary:
         config = replace(
             mlperf_configuration(network, bits, method),
             target=target,
+            optimize=optimize,
             output=Path(temporary) / "out",
             host_samples=2,
             verify_samples=1,
@@ -108,7 +119,7 @@ def measure(network: str, config: BuildConfig, *, cycles: bool = False) -> Measu
         build_from_config(config)
         tables = (config.output / "firmware" / "net_weights.c").read_text(encoding="ascii")
         return Measurement(
-            config.bits, bench_directory(config.output, samples=2, cycles=cycles), packed_bytes(tables)
+            bits, bench_directory(config.output, samples=2, cycles=cycles), packed_bytes(tables)
         )
 
 

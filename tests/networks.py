@@ -39,6 +39,14 @@ NETWORKS = {
     )
 }
 
+#: The MLPerf Tiny networks and their calibration samples: archive and key.
+MLPERF_TINY = {
+    "ad01_autoencoder": "mlperf_tiny_samples.npz:ad01_x",
+    "resnet8": "cifar10.npz:x_train",
+    "kws_dscnn": "mlperf_tiny_samples.npz:kws_x",
+    "vww_mobilenetv1": "mlperf_tiny_samples.npz:vww_x",
+}
+
 
 def data_directory() -> Path | None:
     """The directory of DEPLOYQ_DATA, None where it is not set."""
@@ -62,6 +70,21 @@ def configuration(
         scale=network.scale,
         seed=seed,
         calibration_limit=samples,
+        name="net",
+    )
+
+
+def mlperf_configuration(name: str, bits: str, method: str = "msq") -> BuildConfig:
+    """The configuration of an MLPerf Tiny network; few samples: neither speed nor exactness need more."""
+    directory = data_directory()
+    assert directory is not None
+    return BuildConfig(
+        model=directory / "models" / f"{name}.onnx",
+        calibration=str(directory / MLPERF_TINY[name]),
+        bits=bits,
+        method=method,
+        layout="nhwc",
+        calibration_limit=256,
         name="net",
     )
 
@@ -93,13 +116,14 @@ class Quantized:
         return load_labelled(self.config.evaluation, self.prepared.preprocessing, shape)
 
     def verify(self, target: str, *, host_samples: int, qemu_samples: int) -> Verification:
-        """All four executors on the first samples of the test part."""
+        """All four executors on the first samples of the test part, or else of those for calibration."""
         config = replace(self.config, target=target)
         library = generate_c(self.network, config)
         graph = self.network.graph
         quantization = graph.tensors[graph.input].quantization
         assert quantization is not None
-        samples = self._evaluation()[0].quantized(quantization, slice(0, host_samples))
+        given = self._evaluation()[0] if config.evaluation is not None else self.prepared.samples
+        samples = given.quantized(quantization, slice(0, host_samples))
         with tempfile.TemporaryDirectory() as directory:
             write_library(library, Path(directory))
             subject = Subject(

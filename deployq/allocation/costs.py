@@ -15,7 +15,8 @@ from deployq.allocation.trial import trial_graph, weighted_nodes
 from deployq.alphabet import Alphabet, alphabet
 from deployq.codegen.arena import plan_arena
 from deployq.codegen.generated import EmitOptions
-from deployq.codegen.schedule import Schedule, build_schedule
+from deployq.codegen.optimize import build_schedule
+from deployq.codegen.schedule import Schedule
 from deployq.errors import BudgetError
 from deployq.graph import Graph, Quantization
 from deployq.targets import Target

@@ -13,16 +13,11 @@ from jinja2 import Environment
 from deployq.codegen.arena import Arena, plan_arena
 from deployq.codegen.generated import EmitOptions, GeneratedLibrary, LayerFacts
 from deployq.codegen.kernel_source import kernel_module, kernel_source, nested, template_environment
-from deployq.codegen.packing.channel_pairs import ChannelPairFormat
-from deployq.codegen.packing.fields import FieldFormat, field_format
-from deployq.codegen.packing.gaps import GapFormat
-from deployq.codegen.packing.planes import PlaneFormat
-from deployq.codegen.packing.streams import PackedFormat, dense, lanes
-from deployq.codegen.packing.vectors import VectorFormat
-from deployq.codegen.schedule import Schedule, Step, build_schedule
+from deployq.codegen.optimize import build_schedule
+from deployq.codegen.schedule import Schedule, Step
 from deployq.codegen.tables import c_type, table_bytes
 from deployq.graph import Graph, Tensor
-from deployq.ops import IntegerOperator, KernelCall
+from deployq.ops import IntegerOperator
 from deployq.ops.accumulate import Accumulation
 from deployq.ops.base import Array
 from deployq.targets import Target
@@ -157,7 +152,7 @@ def _layer(
             member=member,
             type=c_type(values),
             values=values,
-            comment=_table_comment(member, facts, _weights_comment(step.call)),
+            comment=_table_comment(member, facts, step.call.weights_format),
         )
         for member, values in step.call.tables.items()
     )
@@ -225,27 +220,6 @@ def _layer_comment(graph: Graph, step: Step, facts: LayerFacts) -> str:
     if facts.source and facts.source != step.name:
         text += f"; from {facts.source}"
     return text
-
-
-def _weights_comment(call: KernelCall) -> str:
-    """What the generated C says about the format of a call's weights, "" without weights."""
-    if "weights" not in call.tables:
-        return ""
-    layout: PackedFormat | GapFormat | VectorFormat | PlaneFormat | ChannelPairFormat | FieldFormat
-    if call.variant.get("format") == "vectors":
-        layout = VectorFormat(int(call.variant["bits"]))
-    elif call.variant.get("format") == ChannelPairFormat.name:
-        layout = ChannelPairFormat(int(call.variant["bits"]))
-    elif call.variant.get("format") in ("pairs", "nested", "bytes"):
-        layout = field_format(str(call.variant["format"]), int(call.variant["bits"]))
-    elif call.variant.get("format") == PlaneFormat.name:
-        layout = PlaneFormat(int(call.variant["bits"]), call.parameters["chunk"])
-    elif "gap_bits" in call.variant:
-        layout = GapFormat(int(call.variant["gap_bits"]))
-    else:
-        words = call.tables["weights"].dtype.itemsize == 4
-        layout = (lanes if words else dense)(int(call.variant["bits"]))
-    return f"{layout.name}: {layout.comment()}"
 
 
 def _table_comment(member: str, facts: LayerFacts, weights: str) -> str:

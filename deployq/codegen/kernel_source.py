@@ -15,8 +15,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from deployq.codegen.names import c_string, comment_block, comment_text
 from deployq.codegen.packing.channel_pairs import ChannelPairFormat
+from deployq.codegen.packing.channel_quads import ChannelQuadFormat
 from deployq.codegen.packing.fields import pairs
 from deployq.codegen.packing.gaps import GapFormat
+from deployq.codegen.packing.plane_chunks import PlaneChunkFormat
 from deployq.codegen.packing.streams import dense, lanes
 from deployq.codegen.packing.vectors import VectorFormat
 from deployq.codegen.tables import c_table
@@ -55,7 +57,9 @@ def template_environment() -> Environment:
         "lanes": lanes,
         "gaps": GapFormat,
         "channel_pairs": ChannelPairFormat,
+        "channel_quads": ChannelQuadFormat,
         "pairs": pairs,
+        "plane_chunks": PlaneChunkFormat,
         "vectors": VectorFormat,
     }
     environment.filters |= {

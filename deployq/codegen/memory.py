@@ -124,6 +124,41 @@ def plan(blocks: Sequence[Block], alignment: int, leads: Leads | None = None) ->
         alignment: of every offset, in bytes.
         leads: pairs of blocks that may overlap, and how far.
     """
+    leads = leads or {}
+    separate = _search(blocks, alignment, leads)
+    if "same" not in leads.values() or separate.bytes == lower_bound(blocks, alignment, leads):
+        return separate
+    return min(separate, _joined(blocks, alignment, leads), key=lambda one: one.bytes)
+
+
+def _joined(blocks: Sequence[Block], alignment: int, leads: Leads) -> Plan:
+    """A plan in which all pairs that may start at the same offset do: each is one block.
+
+    Placed one by one they seldom meet, since each takes the lowest free offset.
+    """
+    group = list(range(len(blocks)))
+    for (source, result), lead in sorted(leads.items(), key=lambda item: item[0]):
+        if lead == "same":
+            kept, dropped = group[source], group[result]
+            group = [kept if one == dropped else one for one in group]
+    groups = sorted(set(group))
+    members = [[block for block, one in zip(blocks, group, strict=True) if one == g] for g in groups]
+    joined = [
+        Block(max(b.size for b in those), min(b.first for b in those), max(b.last for b in those))
+        for those in members
+    ]
+    position = [groups.index(one) for one in group]
+    apart = {
+        (position[source], position[result]): lead
+        for (source, result), lead in leads.items()
+        if position[source] != position[result]
+    }
+    found = _search(joined, alignment, apart)
+    return Plan(tuple(found.offsets[index] for index in position), found.bytes)
+
+
+def _search(blocks: Sequence[Block], alignment: int, leads: Leads) -> Plan:
+    """The best of several orders of placement and of many small changes to the best one."""
     indices = range(len(blocks))
     orders = [
         sorted(indices, key=lambda i: (-blocks[i].size, blocks[i].first, i)),

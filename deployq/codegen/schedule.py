@@ -7,6 +7,7 @@ transposition is inserted. A fully connected layer takes any order: its weights 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -18,6 +19,9 @@ from deployq.ops.linear import IntegerLinear
 from deployq.ops.reshape import IntegerReshape
 
 Place = Literal["arena", "input", "output"]
+
+#: Calls chosen before: of a node, a core, an order of its input, and with or without sparse weights.
+Calls = dict[tuple[str, Core, Order | None, bool], KernelCall]
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class _Value:
 class _Builder:
     graph: Graph
     core: Core
+    cores: Mapping[str, Core]
+    calls: Calls
     sparse: bool
     sizes: list[int] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
@@ -99,6 +105,15 @@ class _Builder:
     def copy(self, value: _Value, name: str) -> _Value:
         return self.transpose(value, 1, self.sizes[value.buffer], value.order, name)
 
+    def choose(self, node: Node, op: IntegerOperator, order: Order | None) -> KernelCall:
+        """The kernel of a node, chosen once for each core and order of its input."""
+        core = self.cores.get(node.name, self.core)
+        key = (node.name, core, order, self.sparse)
+        if key not in self.calls:
+            shapes = self.graph.input_shapes(node)
+            self.calls[key] = choose_kernel(op, shapes, core, order, node.name, self.sparse)
+        return self.calls[key]
+
     def run(self, node: Node, values: list[_Value]) -> _Value:
         """Append the kernel of a node that is not a reshape."""
         op, shapes = node.op, self.graph.input_shapes(node)
@@ -106,10 +121,8 @@ class _Builder:
             raise TypeError(f"node {node.name!r} is not quantized")
         output = self.graph.tensors[node.output]
         order = kernel_order(output.shape)
-        if isinstance(op, IntegerLinear):
-            call = choose_kernel(op, shapes, self.core, values[0].order, node.name, self.sparse)
-        else:
-            call = choose_kernel(op, shapes, self.core, name=node.name, sparse=self.sparse)
+        call = self.choose(node, op, values[0].order if isinstance(op, IntegerLinear) else None)
+        if not isinstance(op, IntegerLinear):
             if len(output.shape) == 1 and call.in_place and all(v.order == values[0].order for v in values):
                 order = values[0].order
             else:
@@ -123,34 +136,40 @@ class _Builder:
         return result
 
 
-def build_schedule(
-    graph: Graph, features: frozenset[str], io_layout: str, optimize: str = "balanced"
+def schedule_on(
+    graph: Graph,
+    core: Core,
+    io_layout: str,
+    cores: Mapping[str, Core] | None = None,
+    calls: Calls | None = None,
 ) -> Schedule:
     """Order the kernel calls of an integer graph.
 
     Args:
         graph: integer graph; every node is an `IntegerOperator`.
-        features: instruction set extensions of the target.
+        core: what kernels are chosen for.
         io_layout: "nhwc" or "nchw": order of the function's input and output.
-        optimize: what counts where speed, RAM and flash conflict, see `Core`.
+        cores: of nodes for which something else counts, by name.
+        calls: chosen before for the same graph; new ones are added.
 
     Raises:
         ModelError: some layer cannot be proven safe.
     """
-    core = Core(features, optimize)
-    chosen = _build(graph, core, io_layout, sparse=True)
-    calls = [step.call for step in chosen.steps]
-    if not CODE_BYTES.keys() & {call.function for call in calls}:
+    known: Calls = {} if calls is None else calls
+    builders = [_Builder(graph, core, cores or {}, known, sparse) for sparse in (True, False)]
+    chosen = _build(builders[0], io_layout)
+    sparse_calls = [step.call for step in chosen.steps]
+    if not CODE_BYTES.keys() & {call.function for call in sparse_calls}:
         return chosen
-    dense = _build(graph, core, io_layout, sparse=False)
-    paying = pay_for_code([step.call for step in dense.steps], calls)
+    dense = _build(builders[1], io_layout)
+    paying = pay_for_code([step.call for step in dense.steps], sparse_calls)
     steps = [replace(step, call=call) for step, call in zip(chosen.steps, paying, strict=True)]
     return replace(chosen, steps=tuple(steps))
 
 
-def _build(graph: Graph, core: Core, io_layout: str, sparse: bool) -> Schedule:
+def _build(builder: _Builder, io_layout: str) -> Schedule:
     """The schedule with sparse weights wherever they are better in one layer, or nowhere."""
-    builder = _Builder(graph, core, sparse)
+    graph = builder.graph
     source, target = graph.tensors[graph.input], graph.tensors[graph.output]
     first = builder.new_buffer(source.size)
     given = kernel_order(source.shape) if io_layout == "nhwc" else None

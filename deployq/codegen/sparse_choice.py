@@ -32,6 +32,18 @@ class DenseCost:
 
 
 @dataclass(frozen=True)
+class CheaperCost:
+    """Of two dense kernels of which the faster one is taken."""
+
+    first: DenseCost
+    second: DenseCost
+
+    def of(self, rows: int, taps: int) -> float:
+        """Instructions of a pixel."""
+        return min(self.first.of(rows, taps), self.second.of(rows, taps))
+
+
+@dataclass(frozen=True)
 class GapCost:
     """Instructions of a gaps kernel per output pixel: per tap listed, per row, and per input copied."""
 
@@ -48,7 +60,7 @@ class GapCost:
 class LayerCosts:
     """A kind of layer on a core: its dense kernel, and its gaps kernels by the bits of a gap."""
 
-    dense: DenseCost
+    dense: DenseCost | CheaperCost
     gaps: Mapping[int, GapCost]
 
 
@@ -79,15 +91,20 @@ CORTEX_M0PLUS = {
     ),
 }
 
-#: Cores whose dense kernels are those of `kernels/tables.py` and `kernels/linear_halfwords.py`. Their
-#: convolutions cost at least this much: a pixel is cheapest at 64 inputs and 64 outputs, at 576 inputs a
-#: weight costs a quarter more. Linear layers are within 5 % of the estimate.
+#: Cores whose dense kernels are those of `kernels/tables.py`, and of `kernels/linear_tables.py` or
+#: `kernels/linear_halfwords.py`, whichever is faster. Their convolutions cost at least this much: a pixel
+#: is cheapest at 64 inputs and 64 outputs, at 576 inputs a weight costs a quarter more. Linear layers are
+#: within 5 % of the estimate.
 ARMV7M = {
-    "linear": LayerCosts(DenseCost(1.19, 32.0, 4.4), CORTEX_M3["linear"].gaps),
+    "linear": LayerCosts(
+        CheaperCost(DenseCost(1.19, 32.0, 4.4), DenseCost(0.83, 15.0, 24.7)), CORTEX_M3["linear"].gaps
+    ),
     "conv2d": LayerCosts(DenseCost(0.72, 15.0, 4.0), CORTEX_M3["conv2d"].gaps),
 }
 ARMV6M = {
-    "linear": LayerCosts(DenseCost(2.41, 63.2, 6.4), CORTEX_M0PLUS["linear"].gaps),
+    "linear": LayerCosts(
+        CheaperCost(DenseCost(2.41, 63.2, 6.4), DenseCost(1.13, 41.5, 30.4)), CORTEX_M0PLUS["linear"].gaps
+    ),
     "conv2d": LayerCosts(DenseCost(1.00, 33.0, 3.0), CORTEX_M0PLUS["conv2d"].gaps),
 }
 

@@ -150,6 +150,7 @@ class KernelCall:
         variant: template variables that make up the variant.
         parameters: scalar members of the parameter struct; "stage.shift" is member shift of member stage.
         tables: array members of the parameter struct, constant data in flash.
+        weights_format: what the generated C says of how `weights` are packed, "" without weights.
         scratch_bytes: working memory inside the arena.
         in_place: element by element: the output may overwrite any input, and any order of the
             elements in memory is kept.
@@ -164,6 +165,7 @@ class KernelCall:
     variant: Mapping[str, int | str] = field(default_factory=dict)
     parameters: Mapping[str, int] = field(default_factory=dict)
     tables: Mapping[str, Array] = field(default_factory=dict)
+    weights_format: str = ""
     scratch_bytes: int = 0
     in_place: bool = False
     lead: int | Literal["same"] | None = None

@@ -11,7 +11,7 @@ from pathlib import Path
 from deployq.codegen.emit import generate
 from deployq.codegen.generated import EmitOptions, write_library
 from deployq.codegen.kernel_source import kernel_source, template_environment
-from deployq.codegen.schedule import build_schedule
+from deployq.codegen.optimize import build_schedule
 from deployq.graph import Graph
 from deployq.targets import Target
 from deployq.verify.runner import library_flags

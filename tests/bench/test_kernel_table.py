@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from deployq.config import BuildConfig
 from deployq.report.bench import LayerCost
 from tests.cmsis_nn import NETWORKS
 from tests.kernel_table import markdown, match_layers, measure, memory, per_layer, speed
@@ -54,7 +53,7 @@ def test_layers_are_matched_in_order() -> None:
 @pytest.mark.skipif(data_directory() is None, reason="DEPLOYQ_DATA is not set")
 @needs_tools("gcc", "arm-none-eabi-gcc", "qemu-system-arm")
 def test_the_autoencoder() -> None:
-    measured = measure("ad01_autoencoder", BuildConfig(target="cortex-m4", bits="2", method="msq"))
+    measured = measure("ad01_autoencoder", "2", "cortex-m4")
     peer = NETWORKS["ad01_autoencoder"]
     rows = per_layer(peer, [measured], "cortex-m4", markdown).splitlines()
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows[2:]] == [

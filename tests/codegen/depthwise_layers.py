@@ -15,6 +15,7 @@ from tests.codegen.fields_conv2d_layers import BOUNDS, shifted
 from tests.integer_networks import ALPHABETS, NetworkBuilder
 
 _KERNELS = ((3, 3), (3, 3), (3, 3), (1, 1), (1, 3), (3, 1), (2, 2), (5, 5), (1, 5), (7, 2), (4, 6))
+_CHANNELS = st.integers(2, 13)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class DepthwiseLayer:
 
 
 @st.composite
-def depthwise_layers(draw: st.DrawFn) -> DepthwiseLayer:
+def depthwise_layers(draw: st.DrawFn, channels: st.SearchStrategy[int] = _CHANNELS) -> DepthwiseLayer:
     """Any depthwise layer of a small image, most of them 3x3."""
     kernel = draw(st.sampled_from(_KERNELS))
     strides = draw(st.sampled_from(((1, 1), (1, 1), (2, 2), (2, 2), (1, 2), (2, 1), (3, 3), (4, 3))))
@@ -74,7 +75,7 @@ def depthwise_layers(draw: st.DrawFn) -> DepthwiseLayer:
         draw(st.integers(max(1, extent[axis] - pads[axis] - pads[2 + axis]), 14)) for axis in range(2)
     )
     return DepthwiseLayer(
-        channels=draw(st.integers(2, 13)),
+        channels=draw(channels),
         size=(height, width),
         window=Window(kernel, strides, pads, dilations),
         multiplier=draw(st.sampled_from((1, 1, 1, 2, 3))),
@@ -85,4 +86,29 @@ def depthwise_layers(draw: st.DrawFn) -> DepthwiseLayer:
         enclosed=draw(st.booleans()),
         seed=draw(st.integers(0, 2**32 - 1)),
         shift=draw(st.sampled_from((0, 0, 1, 6, 12))),
+    )
+
+
+@st.composite
+def lane_layers(draw: st.DrawFn) -> DepthwiseLayer:
+    """Layers with 3x3 windows for cores without DSP, most of them with a stage that needs no clamps."""
+    edges = st.integers(0, 3)
+    pads = draw(st.one_of(st.sampled_from(((1, 1, 1, 1), (0, 0, 1, 1))), st.tuples(*4 * (edges,))))
+    sides = (
+        draw(st.one_of(st.integers(max(1, 3 - pads[axis] - pads[2 + axis]), 9), st.integers(10, 27)))
+        for axis in range(2)
+    )
+    strides = draw(st.sampled_from(((1, 1), (1, 1), (2, 2), (2, 2), (1, 2), (2, 1), (3, 1), (2, 5))))
+    return DepthwiseLayer(
+        channels=draw(st.integers(4, 11)),
+        size=(next(sides), next(sides)),
+        window=Window((3, 3), strides, pads),
+        multiplier=1,
+        letters=draw(st.integers(0, len(ALPHABETS) - 1)),
+        bounds=draw(st.sampled_from((0, 0, 0, *range(len(BOUNDS))))),
+        zero_point=draw(st.sampled_from((None, -128, 127, 5))),
+        extreme=draw(st.sampled_from(("", "", "low", "high"))),
+        enclosed=draw(st.sampled_from((True, True, False))),
+        seed=draw(st.integers(0, 2**32 - 1)),
+        shift=draw(st.sampled_from((0, 0, 0, 1, 4, 9))),
     )

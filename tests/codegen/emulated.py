@@ -112,10 +112,11 @@ int main(void)
 
 @dataclass(frozen=True)
 class Emulated:
-    """What one network gave: outputs (n, size), and instructions per inference."""
+    """What one network gave: outputs (n, size), instructions per inference, and the kernels that it runs."""
 
     outputs: Int8Array
     instructions: int
+    functions: tuple[str, ...]
 
 
 def require_emulator() -> None:
@@ -152,11 +153,12 @@ def run_emulated(
     counted = [Interval(ticks, spins) for key, _, ticks, spins in printed if key == "network"]
     everything = np.fromfile(directory / "outputs.bin", np.int8)
     results, position = [], 0
-    for network, interval in zip(networks, counted, strict=True):
+    for network, library, interval in zip(networks, libraries, counted, strict=True):
         count = len(network.samples)
         size = count * network.graph.tensors[network.graph.output].size
         outputs = everything[position : position + size].reshape(count, -1)
-        results.append(Emulated(outputs, calibration.instructions(interval, count)))
+        functions = tuple(layer.function for layer in library.layers)
+        results.append(Emulated(outputs, calibration.instructions(interval, count), functions))
         position += size
     assert position == len(everything)
     return results

@@ -13,6 +13,7 @@ from deployq.alphabet import alphabet
 from deployq.graph import Graph
 from deployq.ops.clip import Clip
 from deployq.ops.conv2d import Conv2d, IntegerConv2d
+from deployq.ops.linear import IntegerLinear
 from deployq.ops.output_stage import Bounds
 from deployq.ops.window import Window
 from tests.integer_networks import NetworkBuilder
@@ -76,7 +77,7 @@ class FieldsLayer:
 
 
 def shifted(graph: Graph, shift: int) -> Graph:
-    """The graph with output stages of convolutions that shift further left and multiply by less.
+    """The graph with output stages of weighted layers that shift further left and multiply by less.
 
     Args:
         graph: integer graph.
@@ -84,7 +85,7 @@ def shifted(graph: Graph, shift: int) -> Graph:
     """
     nodes = []
     for node in graph.nodes:
-        if isinstance(node.op, IntegerConv2d):
+        if isinstance(node.op, IntegerConv2d | IntegerLinear):
             lowest, highest = node.op.accumulation.extremes()
             largest = max(abs(int(lowest.min())), abs(int(highest.max())))
             stage = node.op.accumulation.stage

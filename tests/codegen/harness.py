@@ -17,7 +17,7 @@ import numpy.typing as npt
 from deployq.codegen.emit import generate
 from deployq.codegen.generated import EmitOptions, GeneratedLibrary, write_library
 from deployq.codegen.kernel_source import kernel_source, template_environment
-from deployq.codegen.schedule import build_schedule
+from deployq.codegen.optimize import build_schedule
 from deployq.graph import Graph
 from deployq.layout import to_c_order
 from deployq.targets import Target
@@ -26,7 +26,9 @@ from deployq.verify.reference import run_reference
 Int8Array = npt.NDArray[np.int8]
 
 PORTABLE = Target("portable", "", "host", "", (), frozenset(), 4, ())
+#: The portable forms of the kernels of cores with instructions of their own.
 DSP = Target("dsp", "", "host", "", (), frozenset({"dsp"}), 4, ())
+HELIUM = Target("helium", "", "host", "", (), frozenset({"dsp", "mve"}), 4, ())
 
 STRICT = (
     "-std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef "

@@ -8,7 +8,7 @@ import pytest
 
 from deployq.alphabet import alphabet
 from deployq.codegen.arena import plan_arena
-from deployq.codegen.schedule import build_schedule
+from deployq.codegen.optimize import build_schedule
 from deployq.ops import KernelCall
 from deployq.ops.conv2d import IntegerConv2d
 from deployq.ops.window import Window
@@ -24,21 +24,6 @@ _LAYERS = depthwise_layers()
 @pytest.mark.parametrize(("batch", "compiler"), [(0, "gcc"), (1, "gcc"), (2, "clang")])
 def test_layers_are_exact_on_the_host(batch: int, compiler: str) -> None:
     check_on_host(drawn(_LAYERS, batch), DSP, compiler)
-
-
-@pytest.mark.qemu
-@pytest.mark.parametrize(
-    ("batch", "target", "flags"),
-    [
-        (3, "cortex-m4", ("-O2",)),
-        (4, "cortex-m4", ("-O2",)),
-        (5, "cortex-m4", ("-O2", "-DDQ_NO_ASM")),
-        (6, "cortex-m7", ("-O3",)),
-        (7, "cortex-m33", ("-Os",)),
-    ],
-)
-def test_layers_are_exact_on_the_cores(batch: int, target: str, flags: tuple[str, ...]) -> None:
-    check_on_core(drawn(_LAYERS, batch), target, flags)
 
 
 _LETTERS = ("midrise-8", "symmetric-8", "midtread-7", "ternary")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -20,7 +21,7 @@ from deployq.ops.accumulate import Accumulation
 from deployq.ops.linear import IntegerLinear
 from deployq.ops.reshape import Reshape
 from tests.codegen.harness import DSP, PORTABLE, STRICT
-from tests.integer_networks import NetworkBuilder, residual_network
+from tests.integer_networks import NetworkBuilder, mobile_network, residual_network
 
 _GOLDEN = Path(__file__).parent / "golden"
 
@@ -47,6 +48,34 @@ def test_golden_files() -> None:
 
 def test_generation_repeats_byte_for_byte() -> None:
     assert golden_library().sha256 == golden_library().sha256
+
+
+_FORMATS = {
+    ("dsp", "midrise-2", "conv2d"): "pairs",
+    ("dsp", "midtread-3", "conv2d"): "lanes",
+    ("dsp", "midtread-4", "conv2d"): "nested",
+    ("dsp", "midtread-4", "linear"): "linked",
+    ("dsp", "symmetric-8", "conv2d"): "bytes",
+    ("dsp", "midrise-2", "depthwise2d"): "dense",
+    ("mve", "midrise-2", "conv2d"): "vectors",
+    ("mve", "midrise-2", "depthwise2d"): "vectors",
+    ("armv7m", "midrise-2", "conv2d"): "planes",
+    ("armv7m", "midrise-2", "depthwise2d"): "dense",
+    ("", "midrise-2", "conv2d"): "dense",
+}
+
+
+@pytest.mark.parametrize(("feature", "letters", "kind"), list(_FORMATS))
+def test_the_tables_say_how_weights_are_packed(feature: str, letters: str, kind: str) -> None:
+    features = frozenset({"dsp", "mve"} if feature == "mve" else {feature} - {""})
+    graph = mobile_network(np.random.default_rng(1), alphabet(letters))
+    library = generate(graph, replace(PORTABLE, features=features), EmitOptions("net"))
+    weights = re.sub(r"\n \* ", " ", library.files["net_weights.c"])
+    number = next(i for i, layer in enumerate(library.layers) if f"dq_{kind}_" in layer.function)
+    comment = re.search(
+        rf"/\*([^/]*)\*/\s+DQ_WEIGHTS_SECTION\s+const \w+ net_layer{number}_weights\[", weights
+    )
+    assert comment and f"({letters}), {_FORMATS[feature, letters, kind]}: " in comment[1]
 
 
 @pytest.mark.parametrize("single_file", [False, True])

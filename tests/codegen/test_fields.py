@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployq.codegen.packing.fields import FieldFormat, byte_pairs, nested, pairs
+from deployq.codegen.packing.fields import FieldFormat, byte_pairs, linked, nested, pairs
 
-_FORMATS = {"pairs-1": pairs(1), "pairs-2": pairs(2), "nested": nested(), "bytes": byte_pairs()}
+_FORMATS = {
+    "pairs-1": pairs(1),
+    "pairs-2": pairs(2),
+    "nested": nested(),
+    "linked": linked(),
+    "bytes": byte_pairs(),
+}
 
 
 @pytest.mark.parametrize("name", _FORMATS)
@@ -65,6 +71,18 @@ def test_masks_nest(layout: FieldFormat) -> None:
             channels[-1] -= 1 << (layout.bits - 1)
             assert lane == sum(int(code) << (layout.bits * i) for i, code in enumerate(channels))
     assert sum(layout.masks) == (1 << (16 - layout.bits)) - 1 << 16 | (1 << (16 - layout.bits)) - 1
+
+
+def test_masks_of_linked_leave_two_channels_of_one_tap() -> None:
+    """Weights of channels in the lanes of every masked word; the last channel is in two's complement."""
+    factors = ((1, 16, 0, 0), (0, 16, 0, 4096), (256, 0, 1, 0))
+    layout = linked()
+    codes = np.random.default_rng(7).integers(0, 16, size=(4, 4)).astype(np.int64)
+    for step, word in enumerate(int(word) for word in layout.pack(codes.astype(np.uint8))[0]):
+        for mask, turn, factor in zip(layout.masks, layout.rotations, factors, strict=True):
+            rotated = (word >> turn | word << (32 - turn)) & 0xFFFFFFFF
+            for lane, tap in zip(_lanes(rotated & mask), (step, step + 2), strict=True):
+                assert lane == np.dot(factor, codes[:, tap] - [0, 0, 0, 8])
 
 
 def test_padding_is_zero() -> None:

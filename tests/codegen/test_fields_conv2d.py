@@ -12,7 +12,7 @@ from deployq.alphabet import alphabet
 from deployq.arithmetic import Int64Array
 from deployq.codegen.arena import plan_arena
 from deployq.codegen.kernels.fields_layer import PairCode, channel_table, pair_code
-from deployq.codegen.schedule import build_schedule
+from deployq.codegen.optimize import build_schedule
 from deployq.graph import Graph
 from deployq.ops import KernelCall
 from deployq.ops.conv2d import IntegerConv2d
@@ -20,6 +20,7 @@ from deployq.ops.window import Window
 from deployq.targets import load_target
 from tests.codegen.batches import BATCH, check_on_core, check_on_host
 from tests.codegen.emulated import require_emulator, run_emulated
+from tests.codegen.families import family
 from tests.codegen.fields_conv2d_layers import PAIR_ALPHABETS, FieldsLayer, drawn_layers, rare_layers
 from tests.codegen.harness import DSP, SANITIZE, Network, run_program, write_program
 from tests.integer_networks import samples
@@ -29,21 +30,6 @@ from tests.integer_networks import samples
 @pytest.mark.parametrize(("seed", "compiler"), [(11, "gcc"), (12, "gcc"), (13, "clang")])
 def test_layers_are_exact_on_the_host(seed: int, compiler: str) -> None:
     check_on_host(drawn_layers(seed, BATCH), DSP, compiler)
-
-
-@pytest.mark.qemu
-@pytest.mark.parametrize(
-    ("seed", "target", "flags"),
-    [
-        (14, "cortex-m4", ("-O2",)),
-        (18, "cortex-m4", ("-O2",)),
-        (15, "cortex-m4", ("-O2", "-DDQ_NO_ASM")),
-        (16, "cortex-m7", ("-O3",)),
-        (17, "cortex-m33", ("-Os",)),
-    ],
-)
-def test_layers_are_exact_on_the_cores(seed: int, target: str, flags: tuple[str, ...]) -> None:
-    check_on_core(drawn_layers(seed, BATCH), target, flags)
 
 
 @pytest.mark.slow
@@ -58,8 +44,8 @@ def test_rare_layers_are_exact_on_cortex_m4(flags: tuple[str, ...]) -> None:
 
 
 def test_the_drawn_layers_reach_every_variant() -> None:
-    drawn = [layer for seed in range(11, 18) for layer in drawn_layers(seed, BATCH)]
-    used = {_call(layer.graph()).function for layer in drawn + rare_layers()}
+    drawn = [layer for _, layers in family("DSP convolution 1/2 bits").batches() for layer in layers]
+    used = {_call(layer.graph()).function for layer in (*drawn, *rare_layers())}
     variants = {
         f"dq_conv2d_{width}a8_pairs_{way}{chunks}{stage}"
         for width in ("w1s2", "w2s1", "w2s2")

@@ -11,18 +11,16 @@ import pytest
 from deployq.alphabet import alphabet
 from deployq.codegen.arena import plan_arena
 from deployq.codegen.kernels import helium_depthwise
-from deployq.codegen.schedule import build_schedule
+from deployq.codegen.optimize import build_schedule
 from deployq.graph import Graph
 from deployq.ops.conv2d import Conv2d
 from deployq.ops.window import Window
 from deployq.targets import load_target
-from tests.codegen.batches import check_on_core, check_on_host, drawn
+from tests.codegen.batches import check_on_host
 from tests.codegen.emulated import require_emulator, run_emulated
-from tests.codegen.harness import Network, run_program, write_program
-from tests.codegen.helium_layers import HELIUM, helium_layers
+from tests.codegen.families import FAMILIES
+from tests.codegen.harness import HELIUM, Network, run_program, write_program
 from tests.integer_networks import NETWORKS, NetworkBuilder, samples
-
-_LAYERS = helium_layers()
 
 
 def _networks(graphs: Sequence[Graph], target: str = "") -> list[Network]:
@@ -37,18 +35,10 @@ def _functions(graph: Graph) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("batch", "compiler"), [(0, "gcc"), (1, "gcc"), (2, "clang")])
 def test_layers_are_exact_on_the_host(batch: int, compiler: str) -> None:
-    layers = drawn(_LAYERS, batch)
-    assert all(any("_mve" in name for name in _functions(layer.graph())) for layer in layers)
+    families = [family for family in FAMILIES if family.name.startswith("Helium")]
+    assert len(families) == 5
+    layers = [layer for family in families for layer in family.drawn(HELIUM, batch, 12)]
     check_on_host(layers, HELIUM, compiler)
-
-
-@pytest.mark.qemu
-@pytest.mark.parametrize(
-    ("batch", "flags"),
-    [(3, ("-O2",)), (4, ("-O2",)), (5, ("-O2",)), (6, ("-Os",)), (7, ("-O3", "-DDQ_NO_MVE"))],
-)
-def test_layers_are_exact_on_the_core(batch: int, flags: tuple[str, ...]) -> None:
-    check_on_core(drawn(_LAYERS, batch), "cortex-m55", flags)
 
 
 @pytest.mark.qemu

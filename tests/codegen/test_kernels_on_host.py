@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from deployq.alphabet import alphabet
-from deployq.codegen.schedule import build_schedule
+from deployq.codegen.optimize import build_schedule
 from deployq.ops import WeightedOperator
 from deployq.targets import Target
 from tests.codegen.harness import DSP, PORTABLE, SANITIZE, Network, run_program, write_program

@@ -12,8 +12,8 @@ from deployq.alphabet import alphabet
 from deployq.arithmetic import Int64Array
 from deployq.codegen.kernels import masked_conv2d
 from deployq.codegen.kernels.masked_layer import masked_base, masked_format, top_fields_fit
+from deployq.codegen.optimize import build_schedule
 from deployq.codegen.packing.fields import byte_pairs, nested
-from deployq.codegen.schedule import build_schedule
 from deployq.ops import IntegerOperator
 from deployq.ops.window import Window
 from deployq.targets import load_target
@@ -31,21 +31,6 @@ _LAYERS = fields_layers(_ALPHABETS)
 @pytest.mark.parametrize(("batch", "compiler"), [(0, "gcc"), (1, "gcc"), (2, "clang")])
 def test_layers_are_exact_on_the_host(batch: int, compiler: str) -> None:
     check_on_host(drawn(_LAYERS, batch), DSP, compiler)
-
-
-@pytest.mark.qemu
-@pytest.mark.parametrize(
-    ("batch", "target", "flags"),
-    [
-        (3, "cortex-m4", ("-O2",)),
-        (4, "cortex-m4", ("-O2",)),
-        (5, "cortex-m4", ("-O2", "-DDQ_NO_ASM")),
-        (6, "cortex-m7", ("-O3",)),
-        (7, "cortex-m33", ("-Os",)),
-    ],
-)
-def test_layers_are_exact_on_the_cores(batch: int, target: str, flags: tuple[str, ...]) -> None:
-    check_on_core(drawn(_LAYERS, batch), target, flags)
 
 
 @pytest.mark.slow

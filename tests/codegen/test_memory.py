@@ -14,7 +14,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from deployq.alphabet import alphabet
 from deployq.codegen.arena import plan_arena
 from deployq.codegen.memory import Block, Lead, Leads, lower_bound, place, plan
-from deployq.codegen.schedule import build_schedule
+from deployq.codegen.optimize import build_schedule
 from tests.integer_networks import NETWORKS, residual_network
 
 _BLOCKS = st.lists(
@@ -147,6 +147,14 @@ def test_an_output_may_start_before_its_input() -> None:
     assert plan(blocks, 4, {(0, 1): "same"}).bytes == 120
 
 
+def test_outputs_at_the_place_of_their_inputs_leave_room_for_scratch_memory() -> None:
+    """Depthwise and pointwise layers in turn, the former in place with scratch memory."""
+    chain = [Block(8000, step, step + 1) for step in range(10)]
+    scratch = [Block(4000, step, step) for step in range(1, 10, 2)]
+    leads: dict[tuple[int, int], Lead] = {(step - 1, step): "same" for step in range(1, 10, 2)}
+    assert plan([*chain, *scratch], 4, leads).bytes == 16000
+
+
 def test_a_chain_needs_the_two_largest_neighbours() -> None:
     chain = [Block(100, 0, 1), Block(60, 1, 2), Block(80, 2, 3), Block(20, 3, 4)]
     assert plan(chain, 4).bytes == 160
@@ -181,9 +189,14 @@ def test_no_live_buffer_is_overwritten(make: object, features: frozenset[str], l
             memory[output : output + schedule.buffers[step.output].size] = step.output
 
 
-def test_element_wise_layers_work_in_place() -> None:
+@pytest.mark.parametrize("function", ["dq_add_a8", "dq_clip_a8"])
+def test_element_wise_layers_work_in_place(function: str) -> None:
+    """An addition takes the place of one of its inputs, a ReLU or clamp that of its only one."""
     graph = residual_network(np.random.default_rng(5), alphabet("binary"))
     schedule = build_schedule(graph, frozenset(), "nhwc")
     arena = plan_arena(schedule, 4)
-    add = next(step for step in schedule.steps if step.call.function == "dq_add_a8")
-    assert arena.buffers[add.output] in [arena.buffers[buffer] for buffer in add.inputs]
+    steps = [step for step in schedule.steps if step.call.function == function]
+    assert steps
+    for step in steps:
+        assert arena.buffers[step.output] is not None
+        assert arena.buffers[step.output] in [arena.buffers[buffer] for buffer in step.inputs]

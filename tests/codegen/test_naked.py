@@ -70,9 +70,14 @@ def test_they_start_at_a_multiple_of_four(target: str, tmp_path: Path) -> None:
     """`adr` counts from a multiple of four; with a section each, functions may be placed anywhere."""
     require_emulator()
     write_program(_networks(target), tmp_path)
-    kernels = (tmp_path / "dq_kernels.c").read_text()
-    names = set(re.findall(r"DQ_NAKED\s+static void (\w+)|static void DQ_NAKED (\w+)", kernels))
     flags = (*load_target(target).compiler_flags, "-Os", "-ffunction-sections")
+    preprocessed = subprocess.run(
+        ["arm-none-eabi-gcc", *flags, "-E", "-P", str(tmp_path / "dq_kernels.c")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = re.findall(r"__attribute__\(\(naked[^;{]*?static void (\w+)", preprocessed.stdout)
     objects = compile_objects("arm-none-eabi-gcc", flags, (tmp_path / "dq_kernels.c",), tmp_path)
     headers = subprocess.run(
         ["arm-none-eabi-objdump", "--section-headers", *map(str, objects)],
@@ -81,7 +86,7 @@ def test_they_start_at_a_multiple_of_four(target: str, tmp_path: Path) -> None:
         check=True,
     )
     alignment = dict(re.findall(r"\.text\.(\w+) .* 2\*\*(\d+)$", headers.stdout, re.M))
-    found = {name: int(alignment[name]) for pair in names for name in pair if name}
+    found = {name: int(alignment[name]) for name in names}
     assert len(found) >= 2
     assert min(found.values()) >= 2, found
 
@@ -110,3 +115,19 @@ def test_clang_compiles_them_to_the_same(target: str, flag: str, tmp_path: Path)
     results = run_emulated(networks, load_target(target), tmp_path, (flag,), compiler="clang")
     for network, result in zip(networks, results, strict=True):
         assert np.array_equal(network.expected(), result.outputs), network.graph.name
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("flag", ["-Os", "-O2"])
+def test_all_code_of_the_kernels_is_in_their_section(target: str, flag: str, tmp_path: Path) -> None:
+    """At -Os the compiler leaves functions where they are that are meant to be inlined."""
+    require_emulator()
+    write_program(_networks(target), tmp_path)
+    section = '-DDQ_KERNEL_SECTION=__attribute__((section(".fast")))'
+    flags = (*load_target(target).compiler_flags, flag, section)
+    objects = compile_objects("arm-none-eabi-gcc", flags, (tmp_path / "dq_kernels.c",), tmp_path)
+    listed = subprocess.run(
+        ["arm-none-eabi-size", "-A", *map(str, objects)], capture_output=True, text=True, check=True
+    )
+    sizes = {name: int(size) for name, size in re.findall(r"^(\.\S+)\s+(\d+)", listed.stdout, re.M)}
+    assert sizes[".text"] == 0 < sizes[".fast"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deployq.alphabet import alphabet
+from deployq.alphabet import Alphabet, alphabet
 from deployq.codegen.emit import generate
 from deployq.codegen.generated import EmitOptions, GeneratedLibrary
 from deployq.codegen.kernels import OPTIMIZE
@@ -22,7 +23,7 @@ from deployq.targets import Target, load_target
 from tests.codegen.emulated import require_emulator, run_emulated
 from tests.codegen.harness import DSP, SANITIZE, Network, run_program, write_program
 from tests.codegen.sparse_networks import linear_graph, random_levels
-from tests.integer_networks import NetworkBuilder, samples
+from tests.integer_networks import NetworkBuilder, mobile_network, residual_network, samples
 
 
 def _network(letters: str) -> Graph:
@@ -61,15 +62,22 @@ def test_speed_expands_wide_inputs_in_advance() -> None:
     assert all(any(name.endswith("_wide") for name in functions[other]) for other in ("balanced", "ram"))
 
 
-@pytest.mark.parametrize("features", ["dsp", "armv7m"])
-def test_ram_takes_less_scratch_memory(features: str) -> None:
-    target = Target(features, "", "host", "", (), frozenset({features}), 4, ())
-    graph = _network("midrise-2")
-    scratch = {
-        optimize: sum(layer.scratch_bytes for layer in _library(graph, optimize, target).layers)
-        for optimize in OPTIMIZE
-    }
-    assert scratch["ram"] < scratch["balanced"]
+_RandomNetwork = Callable[[np.random.Generator, Alphabet], Graph]
+
+
+@pytest.mark.parametrize("features", [("dsp",), ("dsp", "mve"), ("armv7m",), ("armv6m",)], ids=str)
+@pytest.mark.parametrize("make", [residual_network, mobile_network])
+def test_ram_takes_the_smallest_arena(make: _RandomNetwork, features: tuple[str, ...]) -> None:
+    target = Target("core", "", "host", "", (), frozenset(features), 4, ())
+    graph = make(np.random.default_rng(2), alphabet("midrise-2"))
+    arenas = {optimize: _library(graph, optimize, target).arena_bytes for optimize in OPTIMIZE}
+    assert arenas["ram"] == min(arenas.values()) < arenas["balanced"]
+
+
+def test_ram_keeps_fast_kernels_that_cost_none() -> None:
+    layers = [_library(_network("midrise-2"), optimize).layers for optimize in ("balanced", "ram", "flash")]
+    balanced, ram, flash = ([layer.function for layer in each] for each in layers)
+    assert ram != flash and set(ram) & set(balanced) - set(flash)
 
 
 def test_flash_stores_sparse_weights_as_lists() -> None:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from deployq.alphabet import alphabet
 from deployq.codegen.kernels import Core, choose_kernel
+from deployq.codegen.optimize import build_schedule
 from deployq.codegen.packing.gaps import GAP_FORMATS, LONGEST_ROW, GapFormat, gap_lists
 from deployq.codegen.packing.streams import dense, lanes
-from deployq.codegen.schedule import build_schedule
 from deployq.codegen.sparse_choice import (
     CODE_BYTES,
     DenseCost,

@@ -17,6 +17,7 @@ import numpy as np
 from deployq.arithmetic import INT32_MAX
 from deployq.codegen.kernels import (
     depthwise,
+    depthwise_lanes,
     depthwise_pairs,
     fields_conv2d,
     fields_linear,
@@ -24,6 +25,8 @@ from deployq.codegen.kernels import (
     helium_depthwise,
     helium_elementwise,
     linear_halfwords,
+    linear_long,
+    linear_tables,
     masked_conv2d,
     portable,
     tables,
@@ -41,7 +44,13 @@ from deployq.ops.linear import IntegerLinear
 _Family = TypeVar("_Family", bound=Callable[..., KernelCall | None])
 
 #: Families by preference; each knows the cores and layers it is for, and the portable one takes the rest.
-_LINEAR = (helium.linear, linear_halfwords.linear, fields_linear.linear)
+_LINEAR = (
+    helium.linear,
+    linear_tables.linear,
+    linear_halfwords.linear,
+    linear_long.linear,
+    fields_linear.linear,
+)
 _CONV2D = (
     helium.conv2d,
     helium_depthwise.conv2d,
@@ -49,6 +58,7 @@ _CONV2D = (
     fields_conv2d.conv2d,
     masked_conv2d.conv2d,
     tables.conv2d,
+    depthwise_lanes.conv2d,
     depthwise_pairs.conv2d,
 )
 

@@ -23,7 +23,8 @@ class Core:
     Attributes:
         features: instruction set extensions kernels may use, e.g. {"dsp"}.
         optimize: "balanced"; "speed": codes may be stored in wider fields, and more is expanded in
-            advance; "ram": a quarter of the usual scratch memory; "flash": the kernels of
+            advance; "ram": a quarter of the usual scratch memory, where `codegen.optimize` finds
+            that this makes the arena smaller; "flash": the kernels of
             the smallest code, and sparse weights as lists wherever that is smaller.
     """
 

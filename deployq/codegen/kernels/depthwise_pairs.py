@@ -13,6 +13,7 @@ from deployq.arithmetic import fits_lanes
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.tables import plane_stage
 from deployq.codegen.kernels.weighted import ConvolutionLayer, channel_tables
+from deployq.codegen.packing import description
 from deployq.codegen.packing.streams import dense
 from deployq.ops import KernelCall
 
@@ -47,6 +48,7 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
         return None
     rows = 2 if fits_lanes(layer.rows, layer.taps) else 1
     kept = rows * window.strides[0]
+    kept = kept if window.dilations[0] == 1 and kept < height else height
     alphabet = layer.accumulation.weights.alphabet
     layout = dense(layer.bits)
     geometry = layer.geometry
@@ -64,10 +66,28 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
             "step": alphabet.step,
             "offset": alphabet.offset,
             "rows": rows,
-            "kept": kept if window.dilations[0] == 1 and kept < height else height,
+            "kept": kept,
             "columns": columns,
             "expanded_at": weight_bytes,
         },
         tables={"weights": np.ascontiguousarray(codes).reshape(-1)} | tables,
+        weights_format=description(layout),
         scratch_bytes=scratch_bytes,
+        lead="same" if _read_ahead(layer, rows, kept) else None,
+    )
+
+
+def _read_ahead(layer: ConvolutionLayer, rows: int, kept: int) -> bool:
+    """Whether rows of the input are expanded before outputs overwrite them, pixel over pixel.
+
+    Args:
+        layer: with one filter per channel.
+        rows: of the output, computed together.
+        kept: first kernel row of one pass that is a row of the next one, or the number of kernel rows.
+    """
+    window, geometry = layer.op.window, layer.geometry
+    again = (window.kernel[0] - kept) * window.dilations[0] - window.pads[0]
+    return all(
+        max(row * window.strides[0] + again, 0) * geometry["in_width"] >= row * geometry["out_width"]
+        for row in range(rows, geometry["out_height"], rows)
     )

@@ -24,6 +24,7 @@ from deployq.codegen.kernels.fields_layer import (
     stage_variant,
 )
 from deployq.codegen.kernels.weighted import ConvolutionLayer, stage_parameters
+from deployq.codegen.packing import description
 from deployq.codegen.packing.fields import CHANNELS, FieldFormat
 from deployq.ops import KernelCall
 from deployq.ops.base import Array
@@ -132,6 +133,14 @@ class Gathering:
         order[: taps.size] = taps.reshape(-1)
         return order
 
+    @property
+    def tap_order(self) -> str:
+        """What the generated C says of the order of the taps, "" where nothing is special about it."""
+        whole = self.length // _WORD * _WORD
+        if self.way != "rows" or whole in (0, self.length):
+            return ""
+        return f"Taps {whole} and on of every kernel row follow all the others."
+
     def ordered(self, rows: Array, padding: int) -> Array:
         """Rows (out, taps) in the order of the operands, (out, operands)."""
         return np.where(self.order >= 0, rows[:, self.order], padding)
@@ -164,6 +173,7 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
         chunk=chunk,
         weights=packed_rows(code.layout, layer, windows, code.base),
         channels=channel_table(layer.accumulation, layer.op.groups, centred),
+        layout=code.layout,
     ).call("pairs", variant)
 
 
@@ -202,6 +212,7 @@ class FieldsConvolution:
         chunk: taps between two flushes.
         weights: words of all groups.
         channels: table of {bias, multiplier}.
+        layout: of the words.
     """
 
     layer: ConvolutionLayer
@@ -209,6 +220,7 @@ class FieldsConvolution:
     chunk: int
     weights: Array
     channels: Array
+    layout: FieldFormat
 
     def call(self, name: str, variant: Mapping[str, int | str]) -> KernelCall:
         """The call of the kernel of a format.
@@ -235,6 +247,7 @@ class FieldsConvolution:
             parameters=stage | self._geometry() | offsets,
             tables={"weights": self.weights, "channels": self.channels}
             | clamp_tables(self.layer.accumulation),
+            weights_format=description(self.layout, self.windows.tap_order),
             scratch_bytes=end,
             lead=self._lead(),
         )

@@ -1,15 +1,15 @@
 """Fully connected layers with SMLAD whose words of weights hold codes of several outputs.
 
 One and two bits: an accumulator holds the sums of two outputs (pairs). Four and eight bits: the words
-hold two or four outputs a lane, isolated by masks (nested, bytes). The input is expanded once, in
-scratch memory, to the 16-bit operands of SMLAD.
+hold four or two outputs a lane, which masks make distinguishable (linked, bytes). The input is expanded
+once, in scratch memory, to the 16-bit operands of SMLAD.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from deployq.arithmetic import INT8_MAX, INT8_MIN
+from deployq.arithmetic import INT8_MAX, INT8_MIN, accumulator_extremes
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.fields_layer import (
     Levels,
@@ -21,11 +21,18 @@ from deployq.codegen.kernels.fields_layer import (
 )
 from deployq.codegen.kernels.masked_layer import masked_base, masked_format, top_fields_fit
 from deployq.codegen.kernels.weighted import LinearLayer, stage_parameters
-from deployq.codegen.packing.fields import CHANNELS, FieldFormat, Words
+from deployq.codegen.packing import description
+from deployq.codegen.packing.fields import CHANNELS, Codes, FieldFormat, Words, linked, nested
 from deployq.ops import KernelCall
 
 #: Inputs of a block of operands: the kernels work on whole blocks.
 _BLOCK = 8
+
+#: Bytes behind the operands that the loops for two and four bits load, two or three operands ahead.
+_AHEAD_BYTES = {2: 8, 4: 12}
+
+#: Bits of the fields that give the inner products of the outputs of `linked`, see its kernel.
+_LINKED_FIELD_BITS = (24, 28, 20, 20)
 
 #: Bytes of a run in scratch memory; one more follows the last.
 _RUN_BYTES = 16
@@ -48,7 +55,9 @@ def linear(layer: LinearLayer, core: Core) -> KernelCall | None:
     if code is not None:
         return _pairs(layer, code, operands)
     layout = masked_format(layer.bits, core.field_overhead)
-    return _masked(layer, layout, operands) if layout is not None else None
+    if layout is None:
+        return None
+    return _masked(layer, linked() if layout == nested() else layout, operands)
 
 
 def _pairs(layer: LinearLayer, code: PairCode, operands: int) -> KernelCall | None:
@@ -57,9 +66,9 @@ def _pairs(layer: LinearLayer, code: PairCode, operands: int) -> KernelCall | No
     outputs = layer.sizes["outputs"]
     if outputs <= CHANNELS or runs is None or not code.second_fits(levels[1::2]):
         return None
-    words = _packed(layer, code.layout, code.base, _PAIR_OUTPUTS)
-    blocks = levels.shape[1] // _BLOCK
-    paired = words.reshape(len(words) // 2, 2, blocks, -1).transpose(0, 2, 1, 3)
+    words = _packed(code.layout, _stored(layer, code.base))
+    words = np.pad(words, [(0, -len(words) % (_PAIR_OUTPUTS // CHANNELS)), (0, 0)])
+    paired = words.reshape(len(words) // 2, 2, -1).transpose(0, 2, 1)
     constants = channel_table(layer.accumulation, 1)
     return KernelCall(
         template="linear_wNa8_fields_pairs.c.j2",
@@ -78,15 +87,24 @@ def _pairs(layer: LinearLayer, code: PairCode, operands: int) -> KernelCall | No
             "runs": np.array(runs, np.uint16),
             **clamp_tables(layer.accumulation),
         },
-        scratch_bytes=_RUN_BYTES * (len(runs) + 1) + operands,
+        weights_format=description(code.layout, "The words of two groups take turns."),
+        scratch_bytes=_RUN_BYTES * (len(runs) + 1) + operands + _ahead_bytes(code.layout, operands),
         lead=_lead(layer, operands),
     )
 
 
 def _masked(layer: LinearLayer, layout: FieldFormat, operands: int) -> KernelCall | None:
+    """Outputs that fill up the last four have the middle code: they must not disturb the others' fields."""
     alphabet = layer.accumulation.weights.alphabet
-    levels = _padded(layer.rows.astype(np.int64), CHANNELS)
-    if not top_fields_fit(levels, alphabet.step, layout):
+    base = masked_base(alphabet, layout)
+    missing = [(0, -layer.rows.shape[0] % CHANNELS), (0, 0)]
+    codes = np.pad(_stored(layer, base), missing, constant_values=1 << (layout.bits - 1))
+    levels = alphabet.step * codes.astype(np.int64) + base
+    if layout == linked():
+        fit = linked_sums_fit(levels, alphabet.step)
+    else:
+        fit = top_fields_fit(levels, alphabet.step, layout)
+    if not fit:
         return None
     return KernelCall(
         template="linear_wNa8_fields_masked.c.j2",
@@ -94,13 +112,26 @@ def _masked(layer: LinearLayer, layout: FieldFormat, operands: int) -> KernelCal
         variant=_variant(layer, layout, operands) | {"step": alphabet.step},
         parameters=stage_parameters(layer.accumulation) | {"run_count": 0} | layer.sizes,
         tables={
-            "weights": _packed(layer, layout, masked_base(alphabet, layout), CHANNELS).reshape(-1),
+            "weights": _packed(layout, codes).reshape(-1),
             "constants": channel_table(layer.accumulation, 1),
             **clamp_tables(layer.accumulation),
         },
-        scratch_bytes=operands,
+        weights_format=description(layout),
+        scratch_bytes=operands + _ahead_bytes(layout, operands),
         lead=_lead(layer, operands),
     )
+
+
+def linked_sums_fit(levels: Levels, step: int) -> bool:
+    """Whether the inner products of four outputs whose sums are linked are proven to be told apart.
+
+    Args:
+        levels: (rows, taps), rows in groups of four.
+        step: distance of two levels; where it is 2, a field holds half an inner product, rounded down.
+    """
+    lowest, highest = accumulator_extremes(levels, 0, np.zeros(len(levels), np.int64))
+    bits = signed_field_bits(lowest // step, highest // step)
+    return bool(np.all(bits <= np.resize(_LINKED_FIELD_BITS, len(bits))))
 
 
 def longest_runs(code: PairCode, levels: Levels) -> tuple[int, ...] | None:
@@ -136,6 +167,11 @@ def operand_bytes(layer: LinearLayer, largest: int = _USUAL_LARGEST_OPERANDS) ->
     return 0 if expanded > largest and layer.taps % _BLOCK == 0 else expanded
 
 
+def _ahead_bytes(layout: FieldFormat, operands: int) -> int:
+    """Bytes of scratch memory behind the operands, 0 where they are not expanded in advance."""
+    return _AHEAD_BYTES.get(layout.bits, 0) if operands else 0
+
+
 def _lead(layer: LinearLayer, operands: int) -> int | None:
     """`KernelCall.lead`: an expanded input is not read again, so that the output may lie anywhere."""
     return -layer.taps if operands else None
@@ -145,7 +181,6 @@ def _variant(layer: LinearLayer, layout: FieldFormat, operands: int) -> dict[str
     """What makes up a variant of the C code."""
     wide = operands == 0
     return {
-        "format": layout.name,
         "bits": layout.bits,
         "direct": int(_saturates(layer)),
         "shifted": int(_saturates(layer) and layer.accumulation.stage.shift > 0),
@@ -173,11 +208,14 @@ def _padded(levels: Levels, outputs: int) -> Levels:
     return np.pad(levels, [(0, -levels.shape[0] % outputs), (0, -levels.shape[1] % _BLOCK)])
 
 
-def _packed(layer: LinearLayer, layout: FieldFormat, base: int, outputs: int) -> Words:
-    """Words (groups of four outputs, words of a row) with padding as in `_padded`."""
+def _stored(layer: LinearLayer, base: int) -> Codes:
+    """What is stored of the weights (outputs, taps): level = step * code + base."""
     step = layer.accumulation.weights.alphabet.step
-    stored = ((layer.rows.astype(np.int64) - base) // step).astype(np.uint8)
-    missing = -stored.shape[1] % _BLOCK
-    present = np.arange(stored.shape[1] + missing) < stored.shape[1]
-    words = layout.pack(np.pad(stored, [(0, 0), (0, missing)]), present)
-    return np.pad(words, [(0, -len(words) % (outputs // CHANNELS)), (0, 0)])
+    return ((layer.rows.astype(np.int64) - base) // step).astype(np.uint8)
+
+
+def _packed(layout: FieldFormat, codes: Codes) -> Words:
+    """Words (groups of four outputs, words of a row), whole blocks of inputs filled up with zeros."""
+    missing = -codes.shape[1] % _BLOCK
+    present = np.arange(codes.shape[1] + missing) < codes.shape[1]
+    return layout.pack(np.pad(codes, [(0, 0), (0, missing)]), present)

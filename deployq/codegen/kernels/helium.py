@@ -19,6 +19,7 @@ from deployq.codegen.kernels.weighted import (
     channel_tables,
     stage_parameters,
 )
+from deployq.codegen.packing import description
 from deployq.codegen.packing.vectors import (
     LANES,
     QUAD,
@@ -59,7 +60,7 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
     return KernelCall(
         template="conv2d_wNa8_mve.c.j2",
         function=f"dq_conv2d_w{stored.bits}a8_mve{'_shifted' if shifted else ''}",
-        variant={"bits": stored.bits, "shifted": int(shifted), "format": "vectors"},
+        variant={"bits": stored.bits, "shifted": int(shifted)},
         parameters=stage_parameters(layer.accumulation)
         | layer.geometry
         | {
@@ -72,6 +73,7 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
             "windows_at": levels,
         },
         tables={"weights": weights, **channel_tables(layer.accumulation)},
+        weights_format=description(VectorFormat(stored.bits)),
         scratch_bytes=levels + block * layer.taps,
     )
 
@@ -151,7 +153,7 @@ def linear(layer: LinearLayer, core: Core) -> KernelCall | None:
     return KernelCall(
         template="linear_wNa8_mve.c.j2",
         function=f"dq_linear_w{bits}a8_mve{'_shifted' if shifted else ''}",
-        variant={"bits": bits, "shifted": int(shifted), "format": "vectors"},
+        variant={"bits": bits, "shifted": int(shifted)},
         parameters=stage_parameters(layer.accumulation)
         | layer.sizes
         | {
@@ -162,6 +164,7 @@ def linear(layer: LinearLayer, core: Core) -> KernelCall | None:
             "vectors": tap_vectors(layer.taps) - 1,
         },
         tables={"weights": _matrix(fields, bits), **_whole_quads(channel_tables(layer.accumulation))},
+        weights_format=description(VectorFormat(bits)),
     )
 
 

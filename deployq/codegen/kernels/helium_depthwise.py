@@ -13,6 +13,7 @@ from deployq.arithmetic import fits_lanes
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.helium import StoredCodes, stored_codes
 from deployq.codegen.kernels.weighted import ConvolutionLayer, channel_tables, stage_parameters
+from deployq.codegen.packing import description
 from deployq.codegen.packing.vectors import LANES, VectorFormat, channel_vectors
 from deployq.ops import KernelCall
 from deployq.ops.base import Array
@@ -60,7 +61,6 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
             "kernel_height": height,
             "kernel_width": width,
             "chunk": chunk,
-            "format": "vectors",
         },
         parameters=_parameters(layer, stored)
         | {
@@ -72,6 +72,7 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
             "pad_left": min(geometry["pad_left"], ring_width),
         },
         tables=_tables(layer, weights),
+        weights_format=description(VectorFormat(stored.bits)),
         # The last block of channels is read as whole vectors.
         scratch_bytes=level_bytes + ring_bytes + LANES - 1,
         lead=_lead(geometry, ring_rows),

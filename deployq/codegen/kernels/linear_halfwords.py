@@ -10,8 +10,10 @@ import numpy as np
 
 from deployq.arithmetic import INT32_MAX, fits_lanes
 from deployq.codegen.kernels.core import Core
+from deployq.codegen.kernels.linear_costs import halfwords_cost
 from deployq.codegen.kernels.tables import plane_stage
 from deployq.codegen.kernels.weighted import LinearLayer, channel_tables
+from deployq.codegen.packing import description
 from deployq.codegen.packing.channel_pairs import ChannelPairFormat
 from deployq.ops import KernelCall
 
@@ -34,7 +36,7 @@ def linear(layer: LinearLayer, core: Core) -> KernelCall | None:
     return KernelCall(
         template="linear_wNa8_halfwords.c.j2",
         function=f"dq_linear_w{layer.bits}a8_halfwords{'_halves' if halves else ''}",
-        variant={"bits": layer.bits, "halves": int(halves), "format": layout.name},
+        variant={"bits": layer.bits, "halves": int(halves)},
         parameters=plane_stage(layer.accumulation, halves)
         | layer.sizes
         | {
@@ -44,8 +46,18 @@ def linear(layer: LinearLayer, core: Core) -> KernelCall | None:
             "chunk": chunk,
         },
         tables={"weights": layout.pack(alphabet.encode(layer.rows))} | tables,
+        weights_format=description(layout),
         scratch_bytes=4 * -(-layer.taps // chunk),
     )
+
+
+def cost(layer: LinearLayer, core: Core) -> float | None:
+    """Estimated instructions on a core without DSP; None where the kernel does not apply."""
+    if layer.bits > _WIDEST_BITS:
+        return None
+    word_inputs = ChannelPairFormat(layer.bits).inputs
+    plan = _plan(layer, word_inputs)
+    return None if plan is None else halfwords_cost(core, layer.taps, len(layer.rows), word_inputs, plan[1])
 
 
 def _plan(layer: LinearLayer, unit: int) -> tuple[int, int] | None:

@@ -26,7 +26,7 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
         return None
     layer = flattened(layer)
     windows = Gathering.of(layer, layout.unit_taps)
-    variant: dict[str, int | str] = {"format": layout.name, "bits": layout.bits}
+    variant: dict[str, int | str] = {"bits": layout.bits}
     variant |= {"second_step": alphabet.step, "chunked": 0, **stage_variant(layer.accumulation)}
     return FieldsConvolution(
         layer=layer,
@@ -34,4 +34,5 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
         chunk=windows.operands,
         weights=packed_rows(layout, layer, windows, masked_base(alphabet, layout)),
         channels=channel_table(layer.accumulation, layer.op.groups),
+        layout=layout,
     ).call("masked", variant)

@@ -13,6 +13,7 @@ from deployq.codegen.kernels.weighted import (
     stage_parameters,
     with_scratch,
 )
+from deployq.codegen.packing import description
 from deployq.codegen.packing.streams import PackedFormat, dense, lanes, lanes_worthwhile
 from deployq.ops import KernelCall
 from deployq.ops.base import Array
@@ -37,6 +38,7 @@ def linear(layer: LinearLayer, core: Core) -> KernelCall:
         variant={"bits": layer.bits},
         parameters=_parameters(layer, layout) | layer.sizes,
         tables=_tables(layer, layout),
+        weights_format=description(layout),
         scratch_bytes=_operand_bytes(layout, layer.taps) if suffix else 0,
     )
 
@@ -52,6 +54,7 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall:
         variant={"bits": layer.bits},
         parameters=_parameters(layer, layout) | layer.geometry,
         tables=_tables(layer, layout),
+        weights_format=description(layout),
     )
     if layer.depthwise:
         return replace(call, scratch_bytes=2 * layer.taps)

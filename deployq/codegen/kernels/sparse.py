@@ -14,6 +14,7 @@ from deployq.codegen.kernels.weighted import (
     channel_tables,
     stage_parameters,
 )
+from deployq.codegen.packing import description
 from deployq.codegen.packing.gaps import PackedGaps
 from deployq.codegen.sparse_choice import choose_gaps
 from deployq.ops import KernelCall
@@ -30,6 +31,7 @@ def linear(layer: LinearLayer, dense_call: KernelCall, core: Core) -> KernelCall
         variant={"gap_bits": gaps.layout.bits},
         parameters=stage_parameters(layer.accumulation) | {"outputs": layer.sizes["outputs"]},
         tables={"weights": gaps.data, **channel_tables(layer.accumulation)},
+        weights_format=description(gaps.layout),
     )
 
 
@@ -54,6 +56,7 @@ def conv2d(layer: ConvolutionLayer, dense_call: KernelCall, core: Core) -> Kerne
         variant={"gap_bits": gaps.layout.bits},
         parameters={**portable_call.parameters, "row_size": 0, "block": block},  # rows differ in size
         tables={**portable_call.tables, "weights": gaps.data},
+        weights_format=description(gaps.layout),
         scratch_bytes=0 if layer.direct else block * layer.taps,
     )
 
@@ -64,5 +67,5 @@ def _gaps(layer: WeightedLayer, dense_call: KernelCall, core: Core) -> PackedGap
         return None  # vectors are faster at any density
     alphabet, dense_bytes = layer.accumulation.weights.alphabet, dense_call.tables["weights"].nbytes
     return choose_gaps(
-        layer.rows, alphabet, dense_bytes, core.features, layer.op.kind, core.optimize == "flash"
+        layer.rows, alphabet, dense_bytes, core.features, layer.operator.kind, core.optimize == "flash"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -18,8 +19,37 @@ from deployq.ops.linear import IntegerLinear
 from deployq.ops.pooling import pool_parameters
 
 
+class WeightedLayer(ABC):
+    """What kernels need of convolutions and fully connected operators alike."""
+
+    @property
+    @abstractmethod
+    def operator(self) -> IntegerConv2d | IntegerLinear:
+        """The operator itself."""
+
+    @property
+    def accumulation(self) -> Accumulation:
+        """Weights, bias and output stage."""
+        return self.operator.accumulation
+
+    @property
+    @abstractmethod
+    def taps(self) -> int:
+        """Weights of one output channel."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> Array:
+        """Levels (out, taps) in the order in which kernels meet the taps."""
+
+    @property
+    def bits(self) -> int:
+        """Width of a code."""
+        return self.accumulation.weights.alphabet.bits
+
+
 @dataclass(frozen=True)
-class ConvolutionLayer:
+class ConvolutionLayer(WeightedLayer):
     """A convolution on an input of a known shape.
 
     Attributes:
@@ -31,14 +61,9 @@ class ConvolutionLayer:
     shape: Shape
 
     @property
-    def accumulation(self) -> Accumulation:
-        """Weights, bias and output stage."""
-        return self.op.accumulation
-
-    @property
-    def bits(self) -> int:
-        """Width of a code."""
-        return self.op.accumulation.weights.alphabet.bits
+    def operator(self) -> IntegerConv2d:
+        """The convolution."""
+        return self.op
 
     @property
     def depthwise(self) -> bool:
@@ -81,21 +106,16 @@ class ConvolutionLayer:
 
 
 @dataclass(frozen=True)
-class LinearLayer:
+class LinearLayer(WeightedLayer):
     """A fully connected operator whose input vector has a known element order."""
 
     op: IntegerLinear
     order: Order | None
 
     @property
-    def accumulation(self) -> Accumulation:
-        """Weights, bias and output stage."""
-        return self.op.accumulation
-
-    @property
-    def bits(self) -> int:
-        """Width of a code."""
-        return self.op.accumulation.weights.alphabet.bits
+    def operator(self) -> IntegerLinear:
+        """The fully connected operator."""
+        return self.op
 
     @property
     def taps(self) -> int:
@@ -113,9 +133,6 @@ class LinearLayer:
         """Scalar members of `dq_linear_params`."""
         outputs, inputs = self.op.accumulation.weights.levels.shape
         return {"inputs": int(inputs), "outputs": int(outputs)}
-
-
-WeightedLayer = ConvolutionLayer | LinearLayer
 
 
 def prove(accumulation: Accumulation, taps: int) -> None:

@@ -34,7 +34,7 @@ class FieldFormat:
     """How the codes of a group of four output channels lie in flash.
 
     Attributes:
-        name: "pairs", "nested" or "bytes".
+        name: "pairs", "nested", "linked" or "bytes".
         bits: width of a field, at least that of a code.
         unit_taps: taps of a unit.
         unit_words: 32-bit words of a unit.
@@ -110,7 +110,7 @@ class FieldFormat:
             for tap, places in enumerate(self.positions)
         )
         return (
-            f"{self.name}: 32-bit words for groups of four output channels; {self.unit_words} "
+            f"32-bit words for groups of four output channels; {self.unit_words} "
             f"word{'s' * (self.unit_words > 1)} hold{'s' * (self.unit_words == 1)} {self.unit_taps} taps. "
             f"Place (word.bit) of the {self.bits}-bit fields of channels 0 to 3 - {rows}."
         )
@@ -155,6 +155,21 @@ def nested() -> FieldFormat:
     return FieldFormat("nested", 4, 4, 2, tuple(positions), (False, False, False, True), masks)
 
 
+def linked() -> FieldFormat:
+    """Four 4-bit channels a lane whose sums follow from three accumulators, where `nested` needs four.
+
+    Lane = a + 16 b + 256 c' + 4096 d, d in two's complement, c' of the tap of the word's other lane. Masks
+    leave a + 16 b, 16 b + 4096 d and, of the word rotated by 24, c + 256 a of one tap: channels that two
+    of them have in common tell the others apart.
+    """
+    positions = []
+    for lane, step in _PLACE_OF_TAP:
+        base, other = 32 * step + 16 * lane, 32 * step + 16 * (1 - lane)
+        positions.append((base, base + 4, other + 8, base + 12))
+    masks = (0x00FF00FF, 0xF0F0F0F0, 0x0F0F0F0F)
+    return FieldFormat("linked", 4, 4, 2, tuple(positions), (False, False, False, True), masks, (0, 0, 24))
+
+
 def byte_pairs() -> FieldFormat:
     """Two 8-bit channels a lane: a + 256 b, b in two's complement.
 
@@ -165,15 +180,3 @@ def byte_pairs() -> FieldFormat:
         base = 64 * step + 16 * lane
         positions.append((base, base + 8, base + 32, base + 40))
     return FieldFormat("bytes", 8, 4, 4, tuple(positions), (False, True, False, True), (0x00FF00FF,))
-
-
-def field_format(name: str, bits: int) -> FieldFormat:
-    """The format of a name, for fields of `bits` bits.
-
-    Raises:
-        ValueError: there is no such format.
-    """
-    for layout in (pairs(1), pairs(2), nested(), byte_pairs()):
-        if (layout.name, layout.bits) == (name, bits):
-            return layout
-    raise ValueError(f"no format {name!r} of {bits} bits")

@@ -32,7 +32,7 @@ const golden_info_t golden_info = {
     .version = "0",
     .target = "dsp",
     .model_sha256 = "0000000000000000000000000000000000000000000000000000000000000000",
-    .weights_sha256 = "780e1ff9cbd0e72af694f9a187f10fcfad8d97a41f49784e51c5c38c2fbc4ce7",
+    .weights_sha256 = "0c75ee36399966f7420e5e7dfd7ff01101c662f8fb4d0ebb8f71344d0eb02a28",
     .layer_count = GOLDEN_LAYER_COUNT,
     .weight_bits = golden_weight_bits,
 };
@@ -119,13 +119,13 @@ int golden_run(void *arena, const int8_t *input, int8_t *output)
 
     /* 0: conv2d 'node 0 conv2d': 1x8x8 -> 4x4x4, midrise-2 weights; from /conv2d/0 */
     DQ_LAYER_BEGIN(0);
-    dq_conv2d_w2s2a8_pairs_rows(&golden_layer0, input, memory + 160, memory + 0);
+    dq_conv2d_w2s2a8_pairs_rows(&golden_layer0, input, memory + 168, memory + 0);
     DQ_LAYER_END(0);
-    DQ_LAYER_OUTPUT(0, memory + 160, 64);
+    DQ_LAYER_OUTPUT(0, memory + 168, 64);
 
     /* 1: linear 'node 2 linear': 64 -> 10, midrise-2 weights; from /linear/2 */
     DQ_LAYER_BEGIN(1);
-    dq_linear_w2a8_fields_odd(&golden_layer1, memory + 160, output, memory + 0);
+    dq_linear_w2a8_fields_odd(&golden_layer1, memory + 168, output, memory + 0);
     DQ_LAYER_END(1);
     DQ_LAYER_OUTPUT(1, output, 10);
     return GOLDEN_OK;

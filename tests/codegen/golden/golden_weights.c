@@ -5,9 +5,9 @@
 #include "golden_weights.h"
 
 /*
- * conv2d 'node 0 conv2d': weights (midrise-2), lanes: 32-bit words of 16 codes of 2 bits. Field i
- * (bits 2*i and 16 + 2*i) of word w meets operand 8*w + i; activations x0..x3 make the operands (x0,
- * x2), (x1, x3). Rows are whole words.
+ * conv2d 'node 0 conv2d': weights (midrise-2), pairs: 32-bit words for groups of four output channels;
+ * 1 word holds 4 taps. Place (word.bit) of the 2-bit fields of channels 0 to 3 - tap 0: 0.0, 0.14,
+ * 0.4, 0.18; tap 1: 0.8, 0.22, 0.12, 0.26; tap 2: 0.16, 0.30, 0.20, 0.2; tap 3: 0.24, 0.6, 0.28, 0.10.
  */
 DQ_WEIGHTS_SECTION
 const uint32_t golden_layer0_weights[3] = {
@@ -21,22 +21,22 @@ const int32_t golden_layer0_channels[8] = {
 };
 
 /*
- * linear 'node 2 linear': weights (midrise-2), pairs: pairs: 32-bit words for groups of four output
- * channels; 1 word holds 4 taps. Place (word.bit) of the 2-bit fields of channels 0 to 3 - tap 0: 0.0,
- * 0.14, 0.4, 0.18; tap 1: 0.8, 0.22, 0.12, 0.26; tap 2: 0.16, 0.30, 0.20, 0.2; tap 3: 0.24, 0.6, 0.28,
- * 0.10.
+ * linear 'node 2 linear': weights (midrise-2), pairs: 32-bit words for groups of four output channels;
+ * 1 word holds 4 taps. Place (word.bit) of the 2-bit fields of channels 0 to 3 - tap 0: 0.0, 0.14,
+ * 0.4, 0.18; tap 1: 0.8, 0.22, 0.12, 0.26; tap 2: 0.16, 0.30, 0.20, 0.2; tap 3: 0.24, 0.6, 0.28, 0.10.
+ * The words of two groups take turns.
  */
 DQ_WEIGHTS_SECTION
 const uint32_t golden_layer1_weights[64] = {
-    0xfcfbc500u, 0x652ff60au, 0xa1490cf7u, 0x6c3f7ef3u, 0x796e81fau, 0xbd02451eu, 0x16cccf39u,
-    0x52768a65u, 0x2a653279u, 0xef5756d4u, 0x7a3fdba4u, 0x63b29dddu, 0x6d9b8f68u, 0x2010def7u,
-    0x077c4472u, 0x21124454u, 0x98df907du, 0xd40193e5u, 0xb417d5acu, 0x9aee95dcu, 0x75ca349du,
-    0xd2ee8799u, 0xa06a943bu, 0x98cee948u, 0x5d7dffddu, 0x58a2f9a8u, 0x27e1298fu, 0xfa822979u,
-    0x9775dc74u, 0xe231d159u, 0x885c6bc1u, 0xcda108d3u, 0xc38280c0u, 0xc0c34081u, 0x00000000u,
-    0x00000000u, 0xc0c380c3u, 0x02c28201u, 0x00000000u, 0x00000000u, 0x42810241u, 0x8000c201u,
-    0x00000000u, 0x00000000u, 0x42830201u, 0x82810283u, 0x00000000u, 0x00000000u, 0x424280c3u,
-    0xc2824141u, 0x00000000u, 0x00000000u, 0xc30241c0u, 0x83c3c101u, 0x00000000u, 0x00000000u,
-    0xc3418100u, 0xc101c141u, 0x00000000u, 0x00000000u, 0xc3438383u, 0xc2c00341u, 0x00000000u,
+    0xfcfbc500u, 0xa1490cf7u, 0x652ff60au, 0x6c3f7ef3u, 0x796e81fau, 0x16cccf39u, 0xbd02451eu,
+    0x52768a65u, 0x2a653279u, 0x7a3fdba4u, 0xef5756d4u, 0x63b29dddu, 0x6d9b8f68u, 0x077c4472u,
+    0x2010def7u, 0x21124454u, 0x98df907du, 0xb417d5acu, 0xd40193e5u, 0x9aee95dcu, 0x75ca349du,
+    0xa06a943bu, 0xd2ee8799u, 0x98cee948u, 0x5d7dffddu, 0x27e1298fu, 0x58a2f9a8u, 0xfa822979u,
+    0x9775dc74u, 0x885c6bc1u, 0xe231d159u, 0xcda108d3u, 0xc38280c0u, 0x00000000u, 0xc0c34081u,
+    0x00000000u, 0xc0c380c3u, 0x00000000u, 0x02c28201u, 0x00000000u, 0x42810241u, 0x00000000u,
+    0x8000c201u, 0x00000000u, 0x42830201u, 0x00000000u, 0x82810283u, 0x00000000u, 0x424280c3u,
+    0x00000000u, 0xc2824141u, 0x00000000u, 0xc30241c0u, 0x00000000u, 0x83c3c101u, 0x00000000u,
+    0xc3418100u, 0x00000000u, 0xc101c141u, 0x00000000u, 0xc3438383u, 0x00000000u, 0xc2c00341u,
     0x00000000u,
 };
 

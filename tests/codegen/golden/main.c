@@ -67,7 +67,9 @@ static void dq_profile_report(uint32_t total)
 
     printf("%-24s %-28s %10s %10s %7s\n", "layer", "function", "MACs", "cycles", "/MAC");
     for (int i = 0; i < GOLDEN_LAYER_COUNT; ++i) {
-        dq_profile_print(layers[i].name, layers[i].function, layers[i].macs, dq_profile_cycles[i] - overhead);
+        const uint32_t cycles = dq_profile_cycles[i];
+        dq_profile_print(
+            layers[i].name, layers[i].function, layers[i].macs, cycles > overhead ? cycles - overhead : 0u);
     }
     dq_profile_print("all", "golden_run", 1216u, total);
     if (total == 0u) {
