@@ -12,7 +12,7 @@ import numpy as np
 from deployq.config import AUTO_BITS, METHODS, BuildConfig
 from deployq.errors import DeployqError, ModelError, UsageError
 from deployq.experiment import Experiment, MeasuredNetwork, open_experiment, shared_settings
-from deployq.output import COMPARISON_FILES, check_replaceable, staged_directory
+from deployq.output import COMPARISON_FILES, staged_directory
 from deployq.report.comparison import Cell, Comparison, FailedCell, render_comparison
 from deployq.report.json import dump_json, to_document
 from deployq.report.plot import require_plotting, save_plot
@@ -101,8 +101,10 @@ def compare(config: BuildConfig, plan: ComparisonPlan, progress: Progress = sile
         ModelError: the model is not supported, or all cells failed.
     """
     require_plotting()
-    check_replaceable(config.output, force=config.force, files=COMPARISON_FILES)
-    with staged_directory(config.output) as staging:
+    inputs = (config.model, config.calibration, config.evaluation)
+    with staged_directory(
+        config.output, force=config.force, files=COMPARISON_FILES, inputs=inputs
+    ) as staging:
         comparison = measure_all(config, plan, progress)
         _write(comparison, staging)
     return comparison

@@ -16,7 +16,7 @@ from deployq.data import Samples
 from deployq.errors import ToolMissingError, UsageError
 from deployq.evaluation import labelled_samples
 from deployq.layerwise import IntegerModel
-from deployq.output import check_replaceable, staged_directory
+from deployq.output import staged_directory
 from deployq.report.assemble import assemble_report, check_verification
 from deployq.report.model import Accuracy, Report
 from deployq.report.write import write_reports
@@ -31,8 +31,9 @@ from deployq.steps import (
     traced_layers,
 )
 from deployq.targets import Target, load_target
+from deployq.unused_settings import check_used
 from deployq.vectors import save_vectors
-from deployq.verify.executors import Subject, verify_library
+from deployq.verify.executors import Subject, require_size_tools, require_tools, verify_library
 from deployq.verify.float_io import check_float_io
 from deployq.verify.reference import run_reference
 from deployq.verify.size import LibrarySize, library_size
@@ -91,36 +92,55 @@ def build(
         DeployqError: see `deployq.errors`; the output directory is then as it was before.
     """
     config = _resolved(config or BuildConfig(), model, calibration, evaluation)
+    check_used(config)
     evaluation = config.evaluation if evaluation is None else evaluation
     if config.min_accuracy is not None and evaluation is None:
         raise UsageError(
             "the accuracy cannot be known", where="--min-accuracy", hint="give labelled data with --eval"
         )
     target = load_target(config.target)
-    check_replaceable(config.output, force=config.force)
-    progress("import the model")
-    prepared = prepare(model, calibration, config)
-    labelled = None if evaluation is None else labelled_samples(evaluation, prepared, config)
-    network = quantize_prepared(prepared, config, progress, labelled)
+    if config.strict:
+        require_tools(target)
+    elif config.flash is not None or config.ram is not None:
+        require_size_tools(target)
+    inputs = (config.model, config.calibration, config.evaluation)
+    with staged_directory(config.output, force=config.force, inputs=inputs) as staging:
+        progress("import the model")
+        prepared = prepare(model, calibration, config)
+        labelled = None if evaluation is None else labelled_samples(evaluation, prepared, config)
+        network = quantize_prepared(prepared, config, progress, labelled)
+        report = _write_build(staging, prepared, network, labelled, target, config, progress)
+    return BuildResult(report, config.output, network)
+
+
+def _write_build(
+    staging: Path,
+    prepared: Prepared,
+    network: IntegerModel,
+    labelled: tuple[Samples, Array] | None,
+    target: Target,
+    config: BuildConfig,
+    progress: Progress,
+) -> Report:
+    """Generate, measure, verify; everything that the output directory holds goes to `staging`."""
     library = generate_c(network, config)
     check_ram(config, library)
-    with staged_directory(config.output) as staging:
-        firmware = staging / "firmware"
-        write_library(library, firmware)
-        size = _size(firmware, library, target, config)
-        check_memory(config, library, size)
-        accuracy = _accuracy(prepared, network, labelled, progress)
-        check_accuracy(config, accuracy)
-        samples = labelled[0] if labelled else prepared.samples
-        subject = _subject(staging, network, library, samples, target, config)
-        verification = verify_library(
-            subject, qemu_samples=config.verify_samples, strict=config.strict, progress=progress
-        )
-        check_verification(verification)
-        report = assemble_report(network, library, size, accuracy, verification, target, config)
-        write_reports(report, staging)
-        (staging / "build.toml").write_text(config.to_toml(), encoding="utf-8")
-    return BuildResult(report, config.output, network)
+    firmware = staging / "firmware"
+    write_library(library, firmware)
+    size = _size(firmware, library, target, config)
+    check_memory(config, library, size)
+    accuracy = _accuracy(prepared, network, labelled, progress)
+    check_accuracy(config, accuracy)
+    samples = labelled[0] if labelled else prepared.samples
+    subject = _subject(staging, network, library, samples, target, config)
+    verification = verify_library(
+        subject, qemu_samples=config.verify_samples, strict=config.strict, progress=progress
+    )
+    check_verification(verification)
+    report = assemble_report(network, library, size, accuracy, verification, target, config)
+    write_reports(report, staging)
+    (staging / "build.toml").write_text(config.to_toml(), encoding="utf-8")
+    return report
 
 
 def _resolved(

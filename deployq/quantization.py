@@ -11,11 +11,12 @@ from deployq.comparison import DEFAULT_WIDTHS, ComparisonPlan, base_width, compa
 from deployq.config import AUTO_BITS, BuildConfig, load_config
 from deployq.errors import UsageError
 from deployq.experiment import open_experiment, shared_settings
-from deployq.output import QUANTIZATION_FILES, check_replaceable, staged_directory
+from deployq.output import QUANTIZATION_FILES, check_inputs_stay, staged_directory
 from deployq.report.comparison import Comparison, render_comparison
 from deployq.report.json import dump_json, to_document
 from deployq.report.quantization import QuantizationReport, render_quantization
 from deployq.steps import Progress, export_onnx, silent
+from deployq.unused_settings import check_used
 from deployq.version import VERSION
 
 #: Where results go without -o. The `output` of a configuration file is for builds: it holds firmware.
@@ -61,6 +62,7 @@ def quantize_from_options(
                 hint=f"--compare auto --bits {widths}, or --layer-bits NAME=4 for one layer",
             )
         config = load_config({"output": DEFAULT_OUTPUT, **options}, config_file=config_file)
+        check_inputs_stay(config.output, [config_file])  # a build.toml too, which only a build writes again
         report = quantize_to_directory(config, progress)
         return QuantizeResult(report, render_quantization(report), config.output)
     wrong = next((name for name in ("method", "alphabet") if name in options), None)
@@ -70,6 +72,7 @@ def quantize_from_options(
     widths = options.get("bits", DEFAULT_WIDTHS)
     given = {"output": DEFAULT_COMPARISON, **options, "bits": base_width(widths)}
     config = load_config(given, config_file=config_file)
+    check_inputs_stay(config.output, [config_file])
     comparison = compare(
         config, ComparisonPlan.parse(config, methods, widths, 1 if seeds is None else seeds), progress
     )
@@ -83,6 +86,7 @@ def quantize_to_directory(config: BuildConfig, progress: Progress = silent) -> Q
         UsageError: the data or the output directory cannot be used.
         ModelError: the model is not supported, or cannot be represented in the integer arithmetic.
     """
+    check_used(config)
     for name in ("flash", "ram"):
         if getattr(config, name) is not None and config.bits != AUTO_BITS:
             raise UsageError(
@@ -90,8 +94,10 @@ def quantize_to_directory(config: BuildConfig, progress: Progress = silent) -> Q
                 where=f"--{name}",
                 hint="deployq build, or --bits auto to choose the widths by",
             )
-    check_replaceable(config.output, force=config.force, files=QUANTIZATION_FILES)
-    with staged_directory(config.output) as staging:
+    inputs = (config.model, config.calibration, config.evaluation)
+    with staged_directory(
+        config.output, force=config.force, files=QUANTIZATION_FILES, inputs=inputs
+    ) as staging:
         experiment = open_experiment(config, progress=progress)
         outcome = experiment.run(config, config.seed, progress)
         trial = outcome.trial

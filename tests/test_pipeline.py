@@ -17,6 +17,7 @@ from deployq.errors import AccuracyError, BudgetError, ToolMissingError, UsageEr
 from deployq.inspection import inspect_model, verify_directory
 from deployq.pipeline import BuildResult, build, build_from_config
 from deployq.report.model import Checked, Skipped
+from deployq.report.text import render_verification
 from deployq.verify.toolchain import find_tool
 from tests.tools import needs_tools
 
@@ -196,6 +197,22 @@ def test_missing_tools_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ToolMissingError):
         build_from_config(digits(tmp_path / "strict", strict=True))
     assert not (tmp_path / "strict").exists()
+
+
+@needs_tools("gcc")
+def test_a_missing_compiler_of_two_is_reported(
+    built: BuildResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tool in ("gcc", "as", "ld"):
+        (tmp_path / tool).symlink_to(find_tool(tool))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    report = verify_directory(built.directory, qemu_samples=1)
+    assert report.verification.host == Checked(50, 0)
+    clang = "host ran with one compiler less: clang is not installed"
+    assert report.warnings[1:] == (clang,) and "qemu was skipped" in report.warnings[0]
+    assert clang in render_verification(report)
+    with pytest.raises(ToolMissingError, match="clang is not installed"):
+        verify_directory(built.directory, strict=True, qemu_samples=1)
 
 
 @needs_tools(*QEMU_TOOLS)

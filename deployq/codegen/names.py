@@ -24,9 +24,12 @@ _KEYWORDS = frozenset(
     """.split()
 )
 
-#: Standard headers that `<prefix>.h` would hide, and the example's own file.
+#: Standard headers that `<prefix>.h` would hide, those that the C libraries' own headers include by such
+#: a name (glibc, newlib), intrinsics, and the example's own file.
 _RESERVED_FILES = frozenset(
     """
+    alloca arm_acle arm_mve arm_mve_types endian features malloc memory newlib reent strings syslimits unistd
+    xlocale
     assert complex ctype errno fenv float inttypes iso646 limits locale main math setjmp signal stdalign
     stdarg stdatomic stdbit stdbool stdckdint stddef stdint stdio stdlib stdnoreturn string tgmath threads
     time uchar wchar wctype
@@ -55,8 +58,8 @@ def check_prefix(prefix: str) -> str:
         raise refuse(f"it has more than {_LONGEST_PREFIX} characters")
     if prefix in _KEYWORDS:
         raise refuse("it is a keyword of C or C++")
-    if prefix.lower().startswith("dq_"):
-        raise refuse("names that start with dq_ belong to the kernels")
+    if prefix.lower() == "dq" or prefix.lower().startswith("dq_"):
+        raise refuse("dq, and names that start with dq_, belong to the kernels")
     if prefix.lower() in _RESERVED_FILES:
         raise refuse(f"{prefix}.h or {prefix}.c would collide with a standard header or the example")
     return prefix

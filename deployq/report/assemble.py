@@ -45,6 +45,21 @@ def _check(outcome: Outcome) -> model.Check:
     return model.Checked(outcome.samples, outcome.mismatches)
 
 
+def verification_warnings(verification: Verification, target: Target) -> tuple[str, ...]:
+    """What was not checked, one sentence each; a host target needs no emulator."""
+    skipped = [
+        f"{name} was skipped: {outcome.skipped}"
+        for name, outcome in verification.outcomes.items()
+        if outcome.skipped and not (target.is_host and name == "qemu")
+    ]
+    lacking = [
+        f"{name} ran with one compiler less: {outcome.lacking}"
+        for name, outcome in verification.outcomes.items()
+        if outcome.lacking
+    ]
+    return (*skipped, *lacking)
+
+
 def machine_note(verification: Verification, target: Target) -> str | None:
     """What the emulator ran, with a note where it was not the target's first choice."""
     if verification.emulation is None:
@@ -68,10 +83,9 @@ def assemble_report(
     graph = network.graph
     emulation = verification.emulation
     counts = emulation.layer_instructions if emulation else None
-    skipped = {name: outcome.skipped for name, outcome in verification.outcomes.items() if outcome.skipped}
-    warnings = [f"{name} was skipped: {reason}" for name, reason in skipped.items() if not target.is_host]
+    warnings = [*network.warnings, *verification_warnings(verification, target)]
     if size is None:
-        warnings.append("code and stack were not measured: the compiler is missing")
+        warnings.append("code and stack were not measured: the compiler or its binutils are missing")
     return model.Report(
         tool_version=VERSION,
         name=library.prefix,

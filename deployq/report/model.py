@@ -169,13 +169,14 @@ class Report:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """What `deployq verify` found out about an output directory."""
+    """What `deployq verify` found out about an output directory; warnings name what was not checked."""
 
     name: str
     target: str
     verification: Verification
     instructions: int | None = None
     machine: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ def render_verification(report: VerificationReport) -> str:
         "",
         *_checks(report.verification.checks),
         _line("instructions", _instructions(report.instructions, report.machine)),
+        *[_line("WARNING", printable(warning)) for warning in report.warnings],
     ]
     return "\n".join(lines) + "\n"
 

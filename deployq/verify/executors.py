@@ -18,10 +18,14 @@ from deployq.verify.compare import Difference, count_mismatches, first_differenc
 from deployq.verify.host import HostResult, run_host
 from deployq.verify.onnxruntime import LEVELS, run_onnxruntime
 from deployq.verify.qemu import QemuResult, run_qemu
-from deployq.verify.toolchain import is_installed
+from deployq.verify.toolchain import require_working
 
 Int8Array = npt.NDArray[np.int8]
 Progress = Callable[[str], None]
+
+#: What the sizes and the stack of the library need of a target's toolchain, and what runs it on the host.
+_SIZE_TOOLS = ("gcc", "size", "nm", "objdump")
+_HOST_COMPILERS = ("gcc", "clang")
 
 #: Samples searched for the first differing layer after a mismatch.
 _TRACED_SAMPLES = 4
@@ -81,12 +85,14 @@ class Outcome:
         samples: number of samples compared; 0 when skipped.
         mismatches: differing bytes.
         skipped: why the runner did not run, "" if it did.
+        lacking: why one of its compilers took no part, "" if all did.
         difference: place of the first difference, None if there is none.
     """
 
     samples: int = 0
     mismatches: int = 0
     skipped: str = ""
+    lacking: str = ""
     difference: Difference | None = None
 
 
@@ -103,6 +109,27 @@ class Verification:
         return sum(outcome.mismatches for outcome in self.outcomes.values())
 
 
+def require_size_tools(target: Target) -> None:
+    """Refuse early what a build with a budget would refuse at its end.
+
+    Raises:
+        ToolMissingError: a tool that measures the library is missing or does not work.
+    """
+    for name in _SIZE_TOOLS:
+        require_working(f"{target.toolchain_prefix}{name}")
+
+
+def require_tools(target: Target) -> None:
+    """Refuse early what a strict build or verification would refuse at its end.
+
+    Raises:
+        ToolMissingError: a tool that measures or runs the library is missing or does not work.
+    """
+    for name in (*_HOST_COMPILERS, *(() if target.is_host else ("qemu-system-arm",))):
+        require_working(name)
+    require_size_tools(target)
+
+
 def verify_library(
     subject: Subject, *, qemu_samples: int, strict: bool, progress: Progress = lambda message: None
 ) -> Verification:
@@ -115,8 +142,10 @@ def verify_library(
         progress: called with a line per runner.
 
     Raises:
-        ToolMissingError: a compiler or emulator is missing and `strict` is set.
+        ToolMissingError: a compiler or emulator is missing or does not work and `strict` is set.
     """
+    if strict:
+        require_tools(subject.target)
     progress(f"verify: ONNX Runtime, {len(subject.samples)} samples")
     outcomes = {"onnxruntime": _verify_onnxruntime(subject)}
     progress(f"verify: C on the host (gcc under sanitizers, clang), {len(subject.samples)} samples")
@@ -144,17 +173,22 @@ def _verify_onnxruntime(subject: Subject) -> Outcome:
 
 
 def _verify_host(subject: Subject, strict: bool) -> Outcome:
-    """With gcc under the sanitizers and, where it is installed, with clang."""
+    """With gcc under the sanitizers, and with clang."""
     try:
         outcome = _verify_compiled(subject, "gcc", sanitize=True)
     except ToolMissingError as error:
         if strict:
             raise
         return Outcome(skipped=error.what)
-    if outcome.mismatches or not is_installed("clang"):
+    if outcome.mismatches:
         return outcome
-    # Without sanitizers: clang's are a package of their own, and gcc's have seen the code.
-    return _verify_compiled(subject, "clang", sanitize=False)
+    try:
+        # Without sanitizers: clang's are a package of their own, and gcc's have seen the code.
+        return _verify_compiled(subject, "clang", sanitize=False)
+    except ToolMissingError as error:
+        if strict:
+            raise
+        return replace(outcome, lacking=error.what)
 
 
 def _verify_compiled(subject: Subject, compiler: Literal["gcc", "clang"], *, sanitize: bool) -> Outcome:

@@ -12,6 +12,7 @@ from deployq.errors import VerificationError
 from deployq.verify.runner import (
     Int8Array,
     LayerOutputs,
+    check_space,
     harness_flags,
     library_flags,
     library_sources,
@@ -24,7 +25,7 @@ from deployq.verify.toolchain import (
     compile_objects,
     find_tool,
     harness_directory,
-    run_tool,
+    run_compiler,
     start_tool,
     tail,
 )
@@ -114,7 +115,7 @@ def run_host(
         )
         program = directory / "harness_program"
         link = [str(find_tool(compiler)), *flags, *map(str, objects), "-o", str(program)]
-        run_tool(link, "the library does not link on the host")
+        run_compiler(link, "the library does not link on the host", program)
         status, output = start_tool(
             [str(program)],
             timeout_seconds=timeout_seconds,
@@ -122,6 +123,7 @@ def run_host(
             environment=_SANITIZER_OPTIONS,
         )
         if status != 0:
+            check_space(directory, output)
             raise VerificationError(
                 f"the generated C failed on the host ({compiler})",
                 where=str(firmware_dir),

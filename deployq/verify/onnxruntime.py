@@ -33,7 +33,7 @@ def run_onnxruntime(model: bytes | Path, samples: Array, level: str = "ALL") -> 
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = LEVELS[level]
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors come as exceptions
     source = model if isinstance(model, bytes) else str(model)
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name

@@ -15,12 +15,13 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from deployq.errors import DeployqError, UsageError, VerificationError
+from deployq.errors import DeployqError, ToolMissingError, UsageError, VerificationError
 from deployq.targets import Machine, Target
 from deployq.verify.counting import Calibration, Interval, calibrate
 from deployq.verify.runner import (
     Int8Array,
     LayerOutputs,
+    check_space,
     harness_flags,
     library_flags,
     library_sources,
@@ -34,6 +35,7 @@ from deployq.verify.toolchain import (
     compile_objects,
     find_tool,
     harness_directory,
+    require_working,
     start_tool,
     tail,
 )
@@ -272,13 +274,16 @@ def emulate(
 
     Raises:
         VerificationError: the core faulted, or the harness ended with an error.
-        ToolMissingError: the emulator is not installed.
+        ToolMissingError: the emulator is not installed, does not work or lacks the machine.
     """
     command = [str(find_tool("qemu-system-arm")), "-M", machine.name, "-kernel", PROGRAM]
     command += ["-display", "none", "-monitor", "none", "-serial", "none", "-no-reboot"]
     command += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0", *options]
     status, output = start_tool(command, timeout_seconds=request.timeout_seconds, directory=directory)
     if status != 0:
+        check_space(directory, output)
+        if not re.search(r"^deployq: ", output, re.M):
+            _check_emulator(machine)
         fault = re.search(r"^deployq: fault (.*)$", output, re.M)
         why = f"exit status {status}\n{tail(output)}"
         if fault:
@@ -291,7 +296,29 @@ def emulate(
     printed: dict[str, list[tuple[int, ...]]] = {}
     for key, numbers in re.findall(r"^deployq: (\w+)((?: [0-9a-f]{16})+)$", output, re.M):
         printed.setdefault(key, []).append(tuple(int(number, 16) for number in numbers.split()))
+    if "total" not in printed:
+        require_working("qemu-system-arm")
+        raise VerificationError(
+            "the emulated program ended without its results",
+            where=str(request.firmware_dir),
+            why=tail(output),
+        )
     return printed
+
+
+def _check_emulator(machine: Machine) -> None:
+    """After a run in which the program did not get to print anything: is it the emulator's fault?
+
+    Raises:
+        ToolMissingError: the emulator does not work, or does not have the machine.
+    """
+    require_working("qemu-system-arm")
+    command = [str(find_tool("qemu-system-arm")), "-machine", "help"]
+    status, listing = start_tool(command, timeout_seconds=30)
+    if status == 0 and not re.search(rf"^{re.escape(machine.name)}\s", listing, re.M):
+        raise ToolMissingError(
+            f"qemu-system-arm has no machine {machine.name}", hint="install QEMU 7 or a later one"
+        )
 
 
 def _explain_fault(request: EmulationRequest, directory: Path, numbers: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Protocol
 
@@ -10,10 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from deployq.errors import UsageError, VerificationError
-from deployq.verify.toolchain import harness_directory
+from deployq.verify.toolchain import disk_full, harness_directory
 
 Int8Array = npt.NDArray[np.int8]
 LayerOutputs = tuple[Int8Array, ...]
+
+#: With less the disk is taken to be full where the harness cannot write.
+_LEAST_SPACE_BYTES = 1 << 16
 
 _RECORD_HEADER = np.dtype([("layer", "<u4"), ("bytes", "<u4")])
 
@@ -48,10 +52,15 @@ def library_sources(firmware_dir: Path, prefix: str) -> tuple[Path, ...]:
 
 def library_flags(firmware_dir: Path, *, layers: bool) -> tuple[str, ...]:
     """Compiler flags for the sources of the library."""
-    flags: tuple[str, ...] = (f"-I{firmware_dir.resolve()}",)
+    flags = _include_flags(firmware_dir)
     if layers:
-        flags += ("-include", str(harness_directory() / "harness_hooks.h"))
+        flags += ("-include", str(harness_directory() / "dq_harness_hooks.h"))
     return flags
+
+
+def _include_flags(firmware_dir: Path) -> tuple[str, ...]:
+    """For #include "..." alone: no header of the library can stand in for one of the C library."""
+    return ("-iquote", str(firmware_dir.resolve()))
 
 
 def harness_flags(
@@ -61,7 +70,7 @@ def harness_flags(
     upper = prefix.upper()
     names = ("ARENA_BYTES", "ARENA_ALIGN", "INPUT_SIZE", "OUTPUT_SIZE", "LAYER_COUNT")
     return (
-        f"-I{firmware_dir.resolve()}",
+        *_include_flags(firmware_dir),
         f"-I{harness_directory()}",
         *(("-DDQ_HARNESS_LAYERS",) if layers else ()),
         f'-DDQ_LIBRARY_HEADER="{prefix}.h"',
@@ -90,13 +99,29 @@ def write_samples(directory: Path, samples: Int8Array) -> None:
     (directory / "samples.bin").write_bytes(np.ascontiguousarray(samples).tobytes())
 
 
+def check_space(directory: Path, output: str) -> None:
+    """After a failure of the harness: tell a full disk from a defect of the library.
+
+    Args:
+        directory: working directory of the harness.
+        output: what the harness printed.
+
+    Raises:
+        UsageError: the harness could not write, and there is no space.
+    """
+    free = shutil.disk_usage(directory).free
+    if "deployq: error cannot" in output and free < _LEAST_SPACE_BYTES:
+        raise disk_full(f"{free} bytes are free")
+
+
 def read_outputs(directory: Path, count: int, output_size: int) -> Int8Array:
     """Read what the harness wrote: int8 (count, output_size).
 
     Raises:
         VerificationError: the harness processed another number of samples.
     """
-    data = np.fromfile(directory / "outputs.bin", dtype=np.int8)
+    file = directory / "outputs.bin"
+    data = np.fromfile(file, dtype=np.int8) if file.is_file() else np.zeros(0, np.int8)
     if data.size != count * output_size:
         raise VerificationError(
             "the harness did not process every sample",
@@ -111,7 +136,10 @@ def read_layer_outputs(directory: Path, count: int) -> LayerOutputs:
     Raises:
         VerificationError: a layer is missing in some sample, or its size varies.
     """
-    data = (directory / "layers.bin").read_bytes()
+    file = directory / "layers.bin"
+    if not file.is_file():
+        raise VerificationError("the harness wrote no outputs of layers")
+    data = file.read_bytes()
     layers: dict[int, list[Int8Array]] = {}
     position = 0
     while position < len(data):

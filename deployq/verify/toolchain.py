@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from deployq.errors import DeployqError, ToolMissingError
+from deployq.errors import DeployqError, ToolMissingError, UsageError
 from deployq.resources import resource_directory
 
 #: Warnings the generated C must not cause, with either compiler.
@@ -28,6 +30,12 @@ STRICT_FLAGS: tuple[str, ...] = (
 
 DEFAULT_OPTIMISATION = "-O2"
 
+#: What every tool says of a full disk.
+_DISK_FULL = os.strerror(errno.ENOSPC)
+
+#: Why an executable that was found cannot be started: it is no program, or its interpreter is missing.
+_CANNOT_START = (errno.ENOENT, errno.ENOEXEC, errno.EACCES, errno.EPERM)
+
 _COMPILE_TIMEOUT_SECONDS = 600.0
 _TAIL_LINES = 30
 
@@ -41,11 +49,6 @@ _PACKAGES = {
     "size": "binutils",
     "nm": "binutils",
 }
-
-
-def is_installed(name: str) -> bool:
-    """Whether an executable is on PATH."""
-    return shutil.which(name) is not None
 
 
 def find_tool(name: str) -> Path:
@@ -64,11 +67,27 @@ def find_tool(name: str) -> Path:
 def tool_version(name: str) -> str:
     """First line a tool prints for --version, for the report.
 
+    Args:
+        name: on PATH, or a path.
+
     Raises:
-        ToolMissingError: it is not installed.
+        ToolMissingError: it is not installed, or so broken that it does not even tell its version.
     """
-    output = run_tool([str(find_tool(name)), "--version"], f"{name} --version failed", timeout_seconds=30)
-    return output.splitlines()[0].strip()
+    path = find_tool(name)
+    status, output = start_tool([str(path), "--version"], timeout_seconds=30)
+    if status != 0 or not output.strip():
+        raise ToolMissingError(
+            f"{path.name} does not work",
+            where=str(path),
+            why=f"with --version its exit status is {status}" + ("" if output else ", and it prints nothing"),
+            hint=f"apt-get install --reinstall {_PACKAGES.get(path.name, path.name)}",
+        )
+    return output.strip().splitlines()[0]
+
+
+def require_working(name: str) -> None:
+    """Refuse a tool that is missing or broken, see `tool_version`."""
+    tool_version(name)
 
 
 def tail(text: str) -> str:
@@ -86,8 +105,10 @@ def start_tool(
     """Run a tool; return its exit status and everything it printed.
 
     Raises:
+        ToolMissingError: it cannot be started.
         DeployqError: it did not end in time.
     """
+    name = Path(command[0]).name
     try:
         process = subprocess.run(
             command,
@@ -95,15 +116,21 @@ def start_tool(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=directory,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "LC_ALL": "C", **(environment or {})},  # what is searched for is English
             timeout=timeout_seconds,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise DeployqError(
-            f"{Path(command[0]).name} did not end within {timeout_seconds:g} seconds",
+            f"{name} did not end within {timeout_seconds:g} seconds",
             where=" ".join(command),
             hint="verify fewer samples",
+        ) from error
+    except OSError as error:
+        if error.errno not in _CANNOT_START:
+            raise
+        raise ToolMissingError(
+            f"{name} cannot be started: {error.strerror}", where=command[0], hint="install it again"
         ) from error
     return process.returncode, process.stdout.decode("utf-8", errors="replace")
 
@@ -118,13 +145,41 @@ def run_tool(
     """Run a tool that must succeed; return everything it printed.
 
     Raises:
+        ToolMissingError: it cannot be started, or fails whatever it is asked.
+        UsageError: it fails because the disk is full.
         DeployqError: saying `what`, with the command and the end of its output, if it fails or
             does not end in time.
     """
     status, output = start_tool(command, timeout_seconds=timeout_seconds, directory=directory)
     if status != 0:
+        if _DISK_FULL in output:
+            raise disk_full(f"{Path(command[0]).name}: {tail(output)}")
+        require_working(command[0])
         raise DeployqError(what, where=" ".join(command), why=f"exit status {status}\n{tail(output)}")
     return output
+
+
+def run_compiler(command: Sequence[str], what: str, product: Path) -> None:
+    """Run a compiler or linker that must write a file.
+
+    Raises:
+        ToolMissingError: it does not work at all.
+        DeployqError: as `run_tool`, or it writes nothing.
+    """
+    output = run_tool(command, what)
+    if not product.is_file() or not product.stat().st_size:
+        require_working(command[0])
+        raise DeployqError(what, where=" ".join(command), why=f"it wrote no {product.name}\n{tail(output)}")
+
+
+def disk_full(why: str) -> UsageError:
+    """The error for temporary files that cannot be written."""
+    return UsageError(
+        "there is no space for temporary files",
+        where=tempfile.gettempdir(),
+        why=why,
+        hint="make space, or set TMPDIR",
+    )
 
 
 def compile_objects(
@@ -133,7 +188,7 @@ def compile_objects(
     """Compile each source with STRICT_FLAGS and `flags` to an object file in `directory`.
 
     Raises:
-        ToolMissingError: the compiler is not installed.
+        ToolMissingError: the compiler is not installed or does not work.
         DeployqError: a source does not compile, or not without warnings.
     """
     executable = str(find_tool(compiler))
@@ -141,7 +196,7 @@ def compile_objects(
     for source in sources:
         object_file = directory / f"{source.stem}.o"
         command = [executable, *STRICT_FLAGS, *flags, "-c", str(source), "-o", str(object_file)]
-        run_tool(command, f"{source.name} does not compile with {compiler}")
+        run_compiler(command, f"{source.name} does not compile with {compiler}", object_file)
         objects.append(object_file)
     return tuple(objects)
 

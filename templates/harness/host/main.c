@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "library.h"
+#include "dq_library.h"
 
 enum { GUARD_VALUE = 0xC5 };
 typedef char dq_arena_alignment_divides_the_block[DQ_BLOCK_ALIGN % (DQ_ARENA_ALIGN) == 0 ? 1 : -1];
@@ -50,7 +50,7 @@ static void *allocate(size_t bytes)
 }
 
 #ifdef DQ_HARNESS_LAYERS
-#include "harness_hooks.h"
+#include "dq_harness_hooks.h"
 
 static FILE *layer_file;
 

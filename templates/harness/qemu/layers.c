@@ -2,8 +2,8 @@
 #include "layers.h"
 
 #include "counter.h"
-#include "harness_hooks.h"
-#include "library.h"
+#include "dq_harness_hooks.h"
+#include "dq_library.h"
 #include "semihosting.h"
 
 static dq_interval_t totals[DQ_LAYER_SLOTS];

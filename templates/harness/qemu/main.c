@@ -10,9 +10,9 @@
 #include <string.h>
 
 #include "counter.h"
-#include "harness_hooks.h"
+#include "dq_harness_hooks.h"
 #include "layers.h"
-#include "library.h"
+#include "dq_library.h"
 #include "semihosting.h"
 #include "stack.h"
 
