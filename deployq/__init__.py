@@ -3,6 +3,11 @@
 `build` does everything; `quantize`, `generate_c`, `export_onnx` and `verify` are its steps.
 """
 
+# ruff: noqa: E402
+from deployq.startup import end_quietly_while_loading
+
+end_quietly_while_loading()  # before what takes seconds to load
+
 from deployq.config import BuildConfig
 from deployq.errors import DeployqError
 from deployq.inspection import verify_directory as verify

@@ -100,7 +100,8 @@ def calibrate(
         UsageError: the network produces NaN or infinity on the samples.
     """
     histograms: dict[str, _Histogram] = {}
-    _pass(graph, batches, histograms, _Histogram.widen)
+    with np.errstate(over="ignore", invalid="ignore"):  # both end as what is refused here
+        _pass(graph, batches, histograms, _Histogram.widen)
     for name, histogram in histograms.items():
         if not (np.isfinite(histogram.low) and np.isfinite(histogram.high)):
             raise UsageError(

@@ -22,7 +22,7 @@ import typer
 from deployq.bench import DEFAULT_SAMPLES, bench_directory
 from deployq.comparison import DEFAULT_WIDTHS
 from deployq.config import METHODS, BuildConfig, load_config
-from deployq.console import Output, Row
+from deployq.console import Output, Row, open_standard_streams
 from deployq.errors import DeployqError, ExitCode, UsageError
 from deployq.inspection import inspect_model, verify_directory
 from deployq.ops import import_notes
@@ -30,10 +30,13 @@ from deployq.pipeline import build_from_config
 from deployq.quantization import DEFAULT_COMPARISON, DEFAULT_OUTPUT, quantize_from_options
 from deployq.report import render_inspection, render_text, render_verification, to_document
 from deployq.report.bench import render_bench
+from deployq.startup import is_command_line
 from deployq.targets import load_target, target_names
 
 #: Set to see the traceback of an unexpected error even where --verbose was not given.
 TRACEBACK_VARIABLE = "DEPLOYQ_TRACEBACK"
+#: Exit code after Ctrl-C, that of shells for a command ended by SIGINT.
+INTERRUPTED = 130
 _PACKAGES = ("deployq", "onnx", "onnxruntime", "numpy", "torch")
 
 app = typer.Typer(
@@ -279,10 +282,10 @@ def entry(
 ) -> None:
     """From a trained network to a bit-exact low-bit C library for microcontrollers."""
     if show_version:
-        sys.stdout.write("".join(f"{name} {_version(name)}\n" for name in _PACKAGES))
+        Output().result({}, "".join(f"{name} {_version(name)}\n" for name in _PACKAGES))
         raise typer.Exit
     if context.invoked_subcommand is None:
-        sys.stdout.write(context.get_help() + "\n")
+        Output().result({}, context.get_help() + "\n")
 
 
 def _version(package: str) -> str:
@@ -307,18 +310,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DeployqError as error:
         console.error(error)
         return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except Exception as error:  # the one place where an unexpected error becomes a message
-        if "--verbose" in words or os.environ.get(TRACEBACK_VARIABLE):
-            traceback.print_exc()
-        lines = str(error).strip().splitlines() or [""]
-        why = f"{type(error).__name__}: {lines[0]}"
-        hint = "--verbose shows where; please report it with the model"
-        console.error(DeployqError("internal error", why=why, hint=hint))
-        return ExitCode.INTERNAL
-    return int(status or ExitCode.OK)  # typer returns the code of an early exit, 130 after Ctrl-C
+        return _unexpected(error, console, verbose="--verbose" in words)
+    return int(status or ExitCode.OK)  # typer returns the code of an early exit, INTERRUPTED after Ctrl-C
+
+
+def _unexpected(error: Exception, console: Output, *, verbose: bool) -> int:
+    """Show an error nobody foresaw; returns the exit code."""
+    if verbose or os.environ.get(TRACEBACK_VARIABLE):
+        traceback.print_exception(error)
+    lines = str(error).strip().splitlines() or [""]
+    why = f"{type(error).__name__}: {lines[0]}"
+    hint = "--verbose shows where; please report it with the model"
+    console.error(DeployqError("internal error", why=why, hint=hint))
+    return ExitCode.INTERNAL
 
 
 def entry_point() -> None:
     """The installed command `deployq`; a request to terminate removes what is half-written, like Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    open_standard_streams()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL and is_command_line():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # see deployq.startup
+    for request in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(request) != signal.SIG_IGN:  # nohup
+            signal.signal(request, signal.default_int_handler)
     sys.exit(main())

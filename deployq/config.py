@@ -41,6 +41,7 @@ from deployq.config_values import (
 )
 from deployq.data import Preprocessing
 from deployq.errors import UsageError
+from deployq.output import check_inputs_stay
 from deployq.quantizers import method_names
 from deployq.quantizers.layer import GRANULARITIES
 from deployq.quantizers.options import ORDERS, SolverOptions
@@ -171,6 +172,7 @@ class BuildConfig:
     force: bool = _setting(False, read_flag)
 
     def __post_init__(self) -> None:
+        self._read_given()
         if not self.bits:
             object.__setattr__(self, "bits", default_bits(self.method))
         if self.alphabet or self.bits != AUTO_BITS:
@@ -202,6 +204,34 @@ class BuildConfig:
         self._within("refine", 0, 1000)
         self._within("copies", 1, 1000)
         self._within("tune", 0, 10**6)
+        self._check_paths()
+
+    def _read_given(self) -> None:
+        """Accept from Python what a file may hold, "64K" or 0.5 for a list of one, and refuse the rest."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is not item.default:
+                try:
+                    read = item.metadata["reader"](value, Path())
+                except ValueError as error:
+                    raise UsageError(
+                        f"{item.name} is {value!r}", where=_option(item.name), why=str(error)
+                    ) from error
+                object.__setattr__(self, item.name, read)
+
+    def _check_paths(self) -> None:
+        """Refuse paths that build.toml cannot name at the end, relative to the output."""
+        try:
+            self.to_toml().encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                "a path between the output and its inputs is not valid UTF-8",
+                where=str(self.output),
+                why="build.toml, which names them, has to be",
+                hint="rename the directory",
+            ) from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: links that form a circle
+            raise UsageError("a path cannot be resolved", why=str(error)) from error
 
     def _check_widths(self) -> None:
         """Refuse widths of single layers that do not exist, and budgets that do not fit together."""
@@ -287,7 +317,7 @@ def load_config(
         directory: current directory.
 
     Raises:
-        UsageError: the file cannot be read, or a key or value is wrong.
+        UsageError: the file cannot be read, a key or value is wrong, or the output would replace the file.
     """
     path, table = _find_table(options, config_file, directory)
     values = _read_table(table, path.parent, where=str(path))
@@ -295,7 +325,9 @@ def load_config(
     # A width from the command line replaces the file's alphabet and the other way round.
     if "bits" in values_given:
         values.pop("alphabet", None)
-    return BuildConfig(**{**values, **values_given})
+    config = BuildConfig(**{**values, **values_given})
+    check_inputs_stay(config.output, [path], rewritten=("build.toml",))
+    return config
 
 
 def example_config() -> Path:
@@ -323,7 +355,7 @@ def _settings(path: Path) -> Mapping[str, Any]:
     """The settings in a TOML file; those of a `pyproject.toml` stand in [tool.deployq]."""
     try:
         table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError("cannot read the configuration", where=str(path), why=str(error)) from error
     if path.name == "pyproject.toml":
         tool = table.get("tool", {})

@@ -1,4 +1,4 @@
-"""Readers of single configuration values, from TOML (typed) and from the command line (text).
+"""Readers of single configuration values, from TOML and Python (typed) and from the command line (text).
 
 Each takes the value and the directory relative paths start from, and raises ValueError with the reason.
 """
@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 Reader = Callable[[Any, Path], Any]
 
@@ -23,6 +26,12 @@ def read_text(value: Any, base: Path) -> str:
     """A text."""
     if not isinstance(value, str) or not value:
         raise ValueError("a text is expected")
+    if "\0" in value:
+        raise ValueError("it contains a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it is not valid UTF-8, which build.toml has to be") from None
     return value
 
 
@@ -50,9 +59,9 @@ def read_integer(value: Any, base: Path) -> int:
     """A whole number."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value):
         return int(value)
-    if type(value) is not int:
+    if not isinstance(value, Integral) or isinstance(value, bool):
         raise ValueError("a whole number is expected")
-    return value
+    return int(value)
 
 
 def read_number(value: Any, base: Path) -> float:
@@ -68,7 +77,10 @@ def read_number(value: Any, base: Path) -> float:
 
 def read_numbers(value: Any, base: Path) -> tuple[float, ...]:
     """One number, a list, or text with commas; one value or one per channel."""
-    items = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    if isinstance(value, np.ndarray):
+        value = value.reshape(-1).tolist()
+    items = value.split(",") if isinstance(value, str) else value
+    items = items if isinstance(items, (list, tuple)) else [items]
     if not items:
         raise ValueError("at least one number is expected")
     return tuple(read_number(item, base) for item in items)
@@ -84,7 +96,7 @@ def read_bytes(value: Any, base: Path) -> int:
 
 def read_path(value: Any, base: Path) -> Path:
     """A path, relative to the configuration file."""
-    return base / read_text(value, base)
+    return base / read_text(str(value) if isinstance(value, Path) else value, base)
 
 
 def read_directory(value: Any, base: Path) -> Path:
@@ -95,7 +107,8 @@ def read_directory(value: Any, base: Path) -> Path:
 
 def read_data(value: Any, base: Path) -> str:
     """A data specification; its paths are relative to the configuration file."""
-    return map_data_paths(read_text(value, base), lambda path: str(base / path))
+    text = read_text(str(value) if isinstance(value, Path) else value, base)
+    return map_data_paths(text, lambda path: str(base / path))
 
 
 def map_data_paths(spec: str, change: Callable[[str], str]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployq.arithmetic import INT8_MAX, INT8_MIN, round_half_up, saturate
+from deployq.array_files import read_array, split_key, split_labelled
 from deployq.errors import UsageError
 from deployq.graph import Graph, Node, Quantization, Shape
 from deployq.images import image_folder, labelled_image_folder
@@ -25,6 +24,8 @@ Factor = float | tuple[float, ...]
 
 LAYOUTS = ("nchw", "nhwc")
 _ALL = slice(None)
+#: Labels are kept as int64; an unsigned one beyond it would become negative.
+_LARGEST_LABEL = np.iinfo(np.int64).max
 #: Samples looked at together when searching for NaN.
 _BLOCK = 256
 
@@ -53,6 +54,23 @@ class Preprocessing:
             if not values.size or not np.all(np.isfinite(values)) or (name != "mean" and np.any(values <= 0)):
                 why = "it must be finite" if name == "mean" else "it must be finite and positive"
                 raise UsageError(f"{name} is {factor}", where=f"--{name}", why=why)
+        self._check_float32()
+
+    def _check_float32(self) -> None:
+        """Refuse factors that the float32 of the firmware and of ONNX cannot hold."""
+        try:
+            with np.errstate(all="ignore"):
+                gain, offset = self.affine()
+        except ValueError:  # different numbers of channels, refused with the input's shape
+            return
+        fits = np.finfo(np.float32)
+        if np.any(gain < fits.tiny) or np.any(gain > fits.max / 255) or np.any(np.abs(offset) > fits.max):
+            raise UsageError(
+                f"scale {self.scale}, mean {self.mean} and std {self.std} together",
+                where="--scale",
+                why=f"scale / std must be in {fits.tiny:.2g} .. {fits.max / 255:.2g}, mean / std within "
+                f"{fits.max:.2g}: they are float32 in the firmware",
+            )
 
     def affine(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """(gain, offset) of real = stored * gain + offset; shape (1,) or (channels,), the same for both."""
@@ -121,6 +139,7 @@ class Samples:
             shifted = self.raw[part].astype(np.int16) - 128
             return np.ascontiguousarray(shifted, dtype=np.int8)
         steps = self.real(part) / np.float64(quantization.scale) + quantization.zero_point
+        steps = np.clip(steps, INT8_MIN - 1, INT8_MAX + 1)  # larger ones do not fit the integers they become
         return saturate(round_half_up(steps), INT8_MIN, INT8_MAX).astype(np.int8)
 
 
@@ -134,6 +153,8 @@ def pixel_quantization(preprocessing: Preprocessing) -> Quantization | None:
     if np.any(gain != gain[0]) or np.any(offset != offset[0]):
         return None
     zero_point = -offset[0] / gain[0] - 128
+    if not INT8_MIN - 1 < zero_point < INT8_MAX + 1:
+        return None
     nearest = int(round_half_up(zero_point))
     if abs(zero_point - nearest) > 1e-6 or not INT8_MIN <= nearest <= INT8_MAX:
         return None
@@ -191,8 +212,8 @@ def load_samples(
     preprocessing.check(input_shape)
     if Path(spec).is_dir():
         return Samples(image_folder(Path(spec), input_shape, limit, resize=resize), preprocessing)
-    path, key = _split_key(spec)
-    return _samples(_spread(_array(path, key), limit), spec, preprocessing, input_shape)
+    path, key = split_key(spec)
+    return _samples(_spread(read_array(path, key), limit), spec, preprocessing, input_shape)
 
 
 def samples_of_array(
@@ -204,7 +225,31 @@ def samples_of_array(
         UsageError: the shape does not fit, the array is empty, or values are NaN or infinite.
     """
     preprocessing.check(input_shape)
-    return _samples(_spread(np.asarray(values), limit), "the array of samples", preprocessing, input_shape)
+    where = "the array of samples"
+    return _samples(_spread(as_array(values, where), limit), where, preprocessing, input_shape)
+
+
+def as_array(values: Any, where: str) -> Array:
+    """An array of what a caller from Python gives: an array, a list of numbers, or a tensor.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if hasattr(values, "detach"):  # a torch tensor, which may ask for gradients or be on another device
+        values = values.detach().cpu()
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UsageError("an array is expected", where=where, why=str(error)) from error
+    if array.dtype.kind not in "buif" or not array.ndim:
+        kind = type(values).__name__
+        raise UsageError(
+            "an array of numbers is expected",
+            where=where,
+            why=f"found a {kind} of type {array.dtype} and shape {array.shape}",
+            hint="an array (N, ...), or a data specification as text",
+        )
+    return array
 
 
 def load_labelled(
@@ -232,74 +277,11 @@ def load_labelled(
     if Path(spec).is_dir():
         images, classes = labelled_image_folder(Path(spec), input_shape, limit, resize=resize)
         return Samples(images, preprocessing), classes
-    (path, key), (label_path, label_key) = _split_labelled(spec)
-    values, labels = _array(path, key), _array(label_path, label_key)
+    (path, key), (label_path, label_key) = split_labelled(spec)
+    values, labels = read_array(path, key), read_array(label_path, label_key)
     checked = checked_labels(labels, len(values) if values.ndim else 0, spec)
     samples = _samples(_spread(values, limit), spec, preprocessing, input_shape)
     return samples, _spread(checked, limit)
-
-
-def _split_key(spec: str) -> tuple[Path, str]:
-    """File and key of `file.npz:key`; a file whose own name contains a colon wins."""
-    if Path(spec).is_file():
-        return Path(spec), ""
-    name, _, key = spec.rpartition(":")
-    if name and Path(name).is_file():
-        return Path(name), key
-    raise UsageError(
-        "there is no such data file", where=spec, hint="a .npy, .npz, .npz:key or a folder of images"
-    )
-
-
-def _split_labelled(spec: str) -> tuple[tuple[Path, str], tuple[Path, str]]:
-    path, colon, keys = spec.rpartition(":")
-    values, comma, labels = keys.partition(",")
-    if colon and comma and Path(path).is_file() and {values, labels} <= set(_keys(Path(path))):
-        return (Path(path), values), (Path(path), labels)
-    if not Path(spec).is_file():
-        for index in (index for index, character in enumerate(spec) if character == ","):
-            try:
-                return _split_key(spec[:index]), _split_key(spec[index + 1 :])
-            except UsageError:
-                continue
-    hint = "file.npz:x_key,y_key or x.npy,y.npy or a folder with one subfolder per class"
-    archive = next((Path(name) for name in (spec, path) if Path(name).is_file()), None)
-    why = f"it holds {', '.join(_keys(archive))}" if archive else "there are no such files"
-    raise UsageError("this does not name samples and labels", where=spec, why=why, hint=hint)
-
-
-def _keys(path: Path) -> list[str]:
-    if not zipfile.is_zipfile(path):
-        return ["one array without a name"]
-    with zipfile.ZipFile(path) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist()]
-
-
-def _array(path: Path, key: str) -> Array:
-    """One array of a .npy or .npz file; nothing pickled is ever loaded."""
-    where = f"{path}:{key}" if key else str(path)
-    try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            if key:
-                raise UsageError("a .npy file holds one array without a name", where=where)
-            return loaded
-        with loaded:
-            names = list(loaded.files)
-            if key and key not in names:
-                raise UsageError(
-                    f"there is no array {key!r} in the file", where=where, why=f"it holds {', '.join(names)}"
-                )
-            if not key and len(names) != 1:
-                why, hint = (
-                    f"it holds {', '.join(names) or 'nothing'}",
-                    f"{path}:{names[0] if names else 'key'}",
-                )
-                raise UsageError("the file does not hold exactly one array", where=where, why=why, hint=hint)
-            array: Array = loaded[key or names[0]]
-            return array
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError("the data file cannot be read", where=where, why=str(error)) from error
 
 
 def _spread(values: Array, limit: int | None) -> Array:
@@ -319,12 +301,20 @@ def _samples(values: Array, where: str, preprocessing: Preprocessing, input_shap
             "the data contain no samples", where=where, why=f"the array has shape {values.shape}"
         )
     arranged = _arranged(values, where, preprocessing.layout, input_shape)
-    if values.dtype.kind == "f":
-        for first in range(0, len(values), _BLOCK):
-            if not np.all(np.isfinite(values[first : first + _BLOCK])):
-                what = f"NaN or infinity among the samples {first} to {min(first + _BLOCK, len(values)) - 1}"
-                raise UsageError(what, where=where)
-    return Samples(arranged, preprocessing)
+    samples = Samples(arranged, preprocessing)
+    if not samples.is_pixels:
+        _check_finite(samples, where)
+    return samples
+
+
+def _check_finite(samples: Samples, where: str) -> None:
+    """Refuse NaN and infinity, stored or made by the preprocessing."""
+    for first in range(0, len(samples), _BLOCK):
+        with np.errstate(all="ignore"):
+            finite = np.all(np.isfinite(samples.real(slice(first, first + _BLOCK))))
+        if not finite:
+            what = f"NaN or infinity among the samples {first} to {min(first + _BLOCK, len(samples)) - 1}"
+            raise UsageError(what, where=where, why="stored, or beyond float32 after the preprocessing")
 
 
 def _arranged(values: Array, where: str, layout: str, input_shape: Shape) -> Array:
@@ -363,4 +353,11 @@ def checked_labels(values: Array, count: int, where: str) -> Labels:
         raise UsageError(f"{len(values)} labels for {count} samples", where=where)
     if values.size and values.min() < 0:
         raise UsageError(f"the label {values.min()} is negative", where=where)
+    if values.size and values.max() > _LARGEST_LABEL:
+        raise UsageError(
+            f"the label {values.max()} is too large",
+            where=where,
+            why="labels are class numbers from 0",
+            hint="-1 stored as uint64 looks like this",
+        )
     return values.astype(np.int64)

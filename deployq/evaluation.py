@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from deployq.accuracy import integer_accuracy
 from deployq.config import BuildConfig
-from deployq.data import Labels, Samples, checked_labels, load_labelled, samples_of_array
+from deployq.data import Labels, Samples, as_array, checked_labels, load_labelled, samples_of_array
 from deployq.errors import UsageError
 from deployq.graph import Graph, run_graph
 from deployq.layerwise import dequantize
@@ -40,9 +40,16 @@ def labelled_samples(
     shape = prepared.graph.tensors[prepared.graph.input].shape
     if isinstance(evaluation, str):
         samples, labels = load_labelled(evaluation, prepared.preprocessing, shape, resize=config.resize)
-    else:
+    elif isinstance(evaluation, (tuple, list)) and len(evaluation) == 2:
         samples = samples_of_array(evaluation[0], prepared.preprocessing, shape)
-        labels = checked_labels(np.asarray(evaluation[1]), len(samples), "the array of labels")
+        where = "the array of labels"
+        labels = checked_labels(as_array(evaluation[1], where), len(samples), where)
+    else:
+        raise UsageError(
+            "the evaluation data are not a pair",
+            why=f"found a {type(evaluation).__name__}",
+            hint="(samples, class numbers), or a data specification as text",
+        )
     classes = prepared.graph.tensors[prepared.graph.output].size
     if labels.max(initial=0) >= classes:
         raise UsageError(

@@ -16,6 +16,7 @@ from deployq.codegen.packing.streams import dense
 from deployq.config import BuildConfig
 from deployq.config_values import map_data_paths
 from deployq.data import Samples
+from deployq.doubts import doubts
 from deployq.errors import UsageError
 from deployq.evaluation import Evaluation, labelled_samples
 from deployq.layerwise import IntegerModel
@@ -120,7 +121,7 @@ def open_experiment(config: BuildConfig, seeds: int = 1, progress: Progress = si
     allowed_augmentation(config, prepared.graph.tensors[prepared.graph.input].shape)
     everything = prepared.samples
     drawn = _draw(len(everything), limit, config.seed, seeds)
-    warnings = []
+    warnings = list(doubts(prepared.graph, everything))
     if seeds > 1 and limit >= len(everything):
         warnings.append(
             f"the calibration data hold {len(everything)} samples, which every seed uses: "

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from deployq.errors import ToolMissingError, UsageError
+from deployq.errors import DeployqError, ToolMissingError, UsageError
 from deployq.graph import Shape
 
 Pixels = npt.NDArray[np.uint8]
@@ -104,10 +104,33 @@ def _read(pillow: ModuleType, path: Path, input_shape: Shape, *, resize: bool) -
             if (image.width, image.height) != (width, height) and not resize:
                 what = f"the image is {image.width}x{image.height}, the network takes {width}x{height}"
                 raise UsageError(what, where=str(path), hint="--resize")
-            converted = image.convert(_MODES[channels])
+            converted = _eight_bits(pillow, image, path).convert(_MODES[channels])
             if converted.size != (width, height):
                 converted = converted.resize((width, height), pillow.Resampling.BILINEAR)
             values = np.asarray(converted, dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
-        raise UsageError("the image cannot be read", where=str(path), why=str(error)) from error
+    except DeployqError:
+        raise
+    except Exception as error:  # decoders raise whatever a damaged file makes of them
+        raise UsageError(
+            "the image cannot be read", where=str(path), why=str(error) or type(error).__name__
+        ) from error
     return values[np.newaxis] if channels == 1 else values.transpose(2, 0, 1)
+
+
+def _eight_bits(pillow: ModuleType, image: Any, path: Path) -> Any:
+    """The image with bytes as pixels: 16-bit greyscale is scaled, where Pillow would saturate it at 255.
+
+    Raises:
+        UsageError: 32-bit pixels, whose range nothing tells.
+    """
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint32)
+        return pillow.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode[0] in "IF":
+        raise UsageError(
+            f"the image has pixels of mode {image.mode}",
+            where=str(path),
+            why="pixels of 8 or 16 bits are expected; nothing tells the range of others",
+            hint="convert it to 8 bits, or give the samples as .npy",
+        )
+    return image

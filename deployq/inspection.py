@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from deployq.finished_build import incomplete, read_finished_build
+from deployq.finished_build import check_firmware, read_finished_build
+from deployq.finished_model import read_finished_model
 from deployq.frontends.onnx import load_onnx
 from deployq.graph import Graph, Node
-from deployq.onnx_export import metadata_of
 from deployq.ops import WeightedOperator
 from deployq.passes import simplify
-from deployq.report.assemble import check_verification, machine_note, verification_report
+from deployq.report.assemble import (
+    check_verification,
+    machine_note,
+    verification_report,
+    verification_warnings,
+)
 from deployq.report.model import InspectedLayer, InspectReport, VerificationReport
 from deployq.steps import Progress, silent
 from deployq.targets import load_target
-from deployq.verify.executors import Subject, TracedLayer, verify_library
+from deployq.verify.executors import Subject, verify_library
 
 
 def inspect_model(path: Path) -> InspectReport:
@@ -65,16 +69,13 @@ def verify_directory(
     """
     directory = Path(directory)
     build = read_finished_build(directory)
-    try:
-        model = (directory / "model.onnx").read_bytes()
-        layers = json.loads(metadata_of(model)["c_layers"])
-    except (OSError, ValueError, KeyError) as error:
-        raise incomplete(directory, str(error)) from error
+    check_firmware(directory, build.report.name)
+    model = read_finished_model(directory, build)
     report = build.report
     target = load_target(report.target)
     subject = Subject(
-        model=model,
-        layers=tuple(TracedLayer(name, tensor, rows) for name, tensor, rows in layers),
+        model=model.data,
+        layers=model.layers,
         firmware=directory / "firmware",
         prefix=report.name,
         target=target,
@@ -91,4 +92,5 @@ def verify_directory(
         verification=verification_report(verification),
         instructions=emulation.instructions_per_inference if emulation else None,
         machine=machine_note(verification, target),
+        warnings=verification_warnings(verification, target),
     )

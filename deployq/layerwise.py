@@ -79,6 +79,7 @@ class IntegerModel:
         source_sha256: hexadecimal digest of the model it came from, "" if unknown.
         takes_pixels: the int8 input is pixel - 128.
         notes: what the user should know of the quantization, one sentence each.
+        warnings: what makes the result doubtful, one sentence each.
         pareto: what other widths would have brought, where deployq chose them.
         solver_seconds: time the quantizer took, without calibration, statistics and tuning.
     """
@@ -88,6 +89,7 @@ class IntegerModel:
     source_sha256: str = ""
     takes_pixels: bool = False
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     pareto: ParetoTable | None = None
     solver_seconds: float = field(default=0.0, compare=False)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 
@@ -22,11 +21,13 @@ from deployq.data import (
     Labels,
     Preprocessing,
     Samples,
+    as_array,
     fold_preprocessing,
     load_samples,
     pixel_quantization,
     samples_of_array,
 )
+from deployq.doubts import doubts
 from deployq.errors import ModelError, UsageError
 from deployq.frontends.onnx import ImportedModel, load_onnx
 from deployq.graph import Graph, Quantization
@@ -34,6 +35,7 @@ from deployq.layerwise import IntegerModel
 from deployq.passes import simplify
 from deployq.post_training import quantized
 from deployq.targets import load_target
+from deployq.unused_settings import check_used
 from deployq.verify.executors import TracedLayer
 from deployq.version import VERSION
 
@@ -81,6 +83,8 @@ def prepare(model: Path | str | torch.nn.Module, calibration: str | Array, confi
         ModelError: a model that is not supported.
     """
     preprocessing = Preprocessing(config.layout, config.scale, _factor(config.mean), _factor(config.std))
+    if not isinstance(calibration, str):
+        calibration = as_array(calibration, "the array of calibration samples")
     imported = _import(model, calibration, preprocessing)
     shape = imported.graph.tensors[imported.graph.input].shape
     if isinstance(calibration, str):
@@ -107,15 +111,16 @@ def _import(
 ) -> ImportedModel:
     if isinstance(model, (str, Path)):
         return load_onnx(Path(model))
+    from deployq.frontends.torch import check_module, load_torch_shape
+
+    check_module(model)
     if isinstance(calibration, str):
         raise UsageError(
             "a torch module needs its calibration samples as an array",
             why="a module does not tell the shape of its input",
             hint="load the data yourself and pass the array",
         )
-    from deployq.frontends.torch import load_torch_shape
-
-    stored = np.asarray(calibration[:2])
+    stored = calibration[:2]
     if stored.ndim == 4 and preprocessing.layout == "nhwc":
         stored = stored.transpose(0, 3, 1, 2)
     return load_torch_shape(model, stored.shape[1:])
@@ -141,7 +146,12 @@ def quantize_prepared(
     samples = prepared.samples
     calibration = calibrated(prepared.graph, samples, prepared.input_quantization, config, progress)
     network = quantized(calibration, config, progress, labelled)
-    return replace(network, source_sha256=prepared.sha256, takes_pixels=samples.is_pixels)
+    return replace(
+        network,
+        source_sha256=prepared.sha256,
+        takes_pixels=samples.is_pixels,
+        warnings=doubts(prepared.graph, samples),
+    )
 
 
 def quantize(
@@ -158,6 +168,7 @@ def quantize(
         DeployqError: see `prepare` and `quantize_graph`.
     """
     config = config or BuildConfig()
+    check_used(config)
     return quantize_prepared(prepare(model, calibration, config), config)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -253,6 +254,59 @@ def test_python_dash_m() -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=60)
     assert json.loads(done.stdout)["schema_version"] == 1
     assert done.stderr == ""
+
+
+def _shell(line: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of bash in which `deployq` is the command; its exit code is that of deployq."""
+    script = f'set -o pipefail; deployq() {{ "{sys.executable}" -m deployq "$@"; }}; {line}'
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("deployq targets | true", ExitCode.OK, ""),
+        ("deployq targets >&-", ExitCode.OK, ""),
+        ("deployq --version > /dev/full", ExitCode.USAGE, "the result cannot be written"),
+        ("deployq targets --json > /dev/full", ExitCode.USAGE, "No space left"),
+        ("deployq inspect missing.onnx 2>&-", ExitCode.USAGE, ""),
+        ("deployq inspect missing.onnx 2> /dev/full", ExitCode.USAGE, ""),
+    ],
+)
+def test_streams_that_cannot_be_written(line: str, code: int, message: str) -> None:
+    run = _shell(line)
+    assert run.returncode == code, run.stderr
+    assert message in run.stderr and "Traceback" not in run.stderr and "Exception" not in run.stderr
+    assert run.stdout == "" and (message != "" or run.stderr == "")
+
+
+def test_an_interrupt_while_loading_prints_nothing() -> None:
+    code = "import sys, os, signal; sys.argv = ['/bin/deployq']\n"
+    code += "sys.meta_path.insert(0, Loading()); import deployq"
+    finder = "\n".join(
+        [
+            "class Loading:",
+            "    def find_spec(self, name, path=None, target=None):",
+            "        if name == 'deployq.config':",
+            "            os.kill(os.getpid(), signal.SIGINT)",
+            "",
+        ]
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", f"{finder}{code}"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == -signal.SIGINT and run.stdout == run.stderr == ""
+
+
+def test_an_interrupt_outside_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(words: list[str], *, standalone_mode: bool) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    run = Run(capsys, "targets")
+    assert run.code == cli.INTERRUPTED == 130 and run.err == ""
 
 
 def test_the_public_interface() -> None:

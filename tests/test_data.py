@@ -120,6 +120,24 @@ def test_fold_preprocessing_lets_the_graph_take_pixels(pad):
     np.testing.assert_array_equal(bytes_in, samples.raw.astype(np.int16) - 128)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_mean_far_outside_is_no_quantization_of_pixels():
+    assert pixel_quantization(Preprocessing(scale=1e-30, mean=1e30)) is None
+
+
+def test_quantized_saturates_whatever_the_steps(tmp_path):
+    values = np.array([[3e38, -3e38]], dtype=np.float32)
+    samples = load_samples(saved(tmp_path / "x.npy", values), Preprocessing(), (2,))
+    np.testing.assert_array_equal(samples.quantized(Quantization(1e-3, 0)), [[127, -128]])
+
+
+@pytest.mark.filterwarnings("error")
+def test_samples_that_preprocessing_makes_infinite_are_refused(tmp_path):
+    path = saved(tmp_path / "x.npy", np.full((300, 2), 1e30, dtype=np.float32))
+    with pytest.raises(UsageError, match="NaN or infinity among the samples 0 to 255"):
+        load_samples(path, Preprocessing(scale=1e20), (2,))
+
+
 def test_fold_scalar_preprocessing_of_a_vector():
     op = Linear(RNG.normal(size=(2, 7)).astype(np.float32), RNG.normal(size=2))
     graph = Graph("g", "x", "x", (), {"x": Tensor("x", (7,))}).with_nodes(
@@ -208,6 +226,7 @@ def test_files_that_are_refused(tmp_path):
         (np.zeros((5, 3), dtype=int), "must be integers of shape"),
         (np.zeros(5), "must be integers"),
         (np.arange(5) - 1, "negative"),
+        ((np.arange(5) - 1).astype(np.uint64), "the label 18446744073709551615 is too large"),
     ],
 )
 def test_labels_that_are_refused(tmp_path, labels, message):
@@ -231,6 +250,12 @@ def test_labelled_specs_that_are_refused(tmp_path):
         ({"std": (1.0, 0.0)}, "--std"),
         ({"mean": float("nan")}, "--mean"),
         ({"mean": ()}, "--mean"),
+        ({"scale": 1e-300}, "--scale"),
+        ({"scale": 1e-40}, "--scale"),
+        ({"scale": 1e37}, "--scale"),
+        ({"std": (1.0, 1e-310)}, "--scale"),
+        ({"mean": 1e300}, "--scale"),
+        ({"mean": 1e300, "std": 1e-310}, "--scale"),
     ],
 )
 def test_preprocessing_that_is_refused(arguments, option):
@@ -273,6 +298,24 @@ def test_labelled_image_folder(tmp_path):
     samples, labels = load_labelled(str(tmp_path), NHWC, (3, 4, 5))
     np.testing.assert_array_equal(labels, [0, 1, 1])
     np.testing.assert_array_equal(samples.raw[:, 0, 0, 0], [0, 50, 51])
+
+
+def test_greyscale_of_16_bits_is_scaled(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    values = np.array([[0, 128, 129, 257, 1000], [32767, 63000, 65278, 65407, 65535]], dtype=np.uint16)
+    image.fromarray(values).save(tmp_path / "a.png")
+    samples = load_samples(str(tmp_path), NHWC, (1, 2, 5))
+    np.testing.assert_array_equal(samples.raw[0, 0], np.round(values / 257))
+    np.testing.assert_array_equal(load_samples(str(tmp_path), NHWC, (3, 2, 5)).raw[0, 1], samples.raw[0, 0])
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pixels_of_unknown_range_are_refused(dtype, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(np.full((4, 5), 70000, dtype=dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(UsageError, match="nothing tells the range") as caught:
+        load_samples(str(tmp_path), NHWC, (1, 4, 5))
+    assert caught.value.where.endswith("a.tif")
 
 
 def test_image_folders_that_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from deployq.errors import UsageError
-from deployq.finished_build import read_finished_build
+from deployq.finished_build import check_firmware, read_finished_build
 from deployq.output import MARKER
 from deployq.report import Report, dump_json, to_document
 from deployq.vectors import FILE, save_vectors
@@ -54,6 +55,38 @@ def test_vectors_of_another_network(samples: object, expected: object, why: str,
     assert caught.match(why)
 
 
+def test_vectors_that_are_no_arrays(tmp_path: Path) -> None:
+    _write(tmp_path)
+    with zipfile.ZipFile(tmp_path / FILE, "w") as archive:
+        archive.writestr("samples.npy", "text")
+        archive.writestr("expected.npy", "text")
+    with pytest.raises(UsageError, match="not an array"):
+        read_finished_build(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "missing", ["n.c", "n.h", "n_weights.c", "n_weights.h", "dq_kernels.c", "dq_kernels.h"]
+)
+def test_a_library_that_lacks_a_file(missing: str, tmp_path: Path) -> None:
+    firmware = tmp_path / "firmware"
+    firmware.mkdir()
+    for name in ("n.h", "n_weights.c", "n_weights.h", "dq_kernels.c", "dq_kernels.h"):
+        (firmware / name).write_text("")
+    (firmware / "n.c").write_text('#include "n.h"\n\n#include "n_weights.h"\n#include "dq_kernels.h"\n')
+    check_firmware(tmp_path, "n")
+    (firmware / missing).unlink()
+    with pytest.raises(UsageError, match="not a complete output directory") as caught:
+        check_firmware(tmp_path, "n")
+    assert missing in caught.value.why
+
+
+def test_a_single_file_needs_no_other(tmp_path: Path) -> None:
+    (tmp_path / "firmware").mkdir()
+    (tmp_path / "firmware" / "n.c").write_text('#include "n.h"\n')
+    (tmp_path / "firmware" / "n.h").write_text("")
+    check_firmware(tmp_path, "n")
+
+
 def test_an_unknown_layout(tmp_path: Path) -> None:
     _write(tmp_path, replace(REPORT, input=replace(REPORT.input, layout="CHWN")))
     with pytest.raises(UsageError, match="'CHWN'"):
@@ -69,8 +102,9 @@ def test_a_damaged_file_of_vectors(content: bytes | None, tmp_path: Path) -> Non
         read_finished_build(tmp_path)
 
 
-def test_no_report(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["{", "[" * 100_000], ids=["cut", "nested"])
+def test_no_report(content: str, tmp_path: Path) -> None:
     _write(tmp_path)
-    (tmp_path / MARKER).write_text("{")
+    (tmp_path / MARKER).write_text(content)
     with pytest.raises(UsageError, match="not a complete output directory"):
         read_finished_build(tmp_path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployq.errors import UsageError
-from deployq.finished_build import read_finished_build
+from deployq.finished_build import check_firmware, read_finished_build
 from deployq.report import Report
 from deployq.targets import Target, load_target
 from deployq.verify.runner import Int8Array, library_sources
@@ -58,6 +58,7 @@ def read_directory(directory: Path, samples: int) -> BuiltLibrary:
     report = build.report
     inputs, expected = build.c_vectors(samples)
     firmware = directory / "firmware"
+    check_firmware(directory, report.name)
     source = library_sources(firmware, report.name)[0]
     return BuiltLibrary(
         report=report,

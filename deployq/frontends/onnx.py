@@ -105,12 +105,10 @@ class _Import:
                 self.problems.append(f"{node.label}: {reason}")
                 for name in filter(None, node.outputs):
                     self.values[name] = self._guess(name)
+            if len(self.nodes) > LARGEST_GRAPH:
+                what = f"the network has more than {LARGEST_GRAPH} operators"
+                raise ModelError(what, where=self.where, why="they are not supported")
         self._report()
-        if len(self.nodes) > LARGEST_GRAPH:
-            raise ModelError(
-                f"the network has {len(self.nodes)} operators, at most {LARGEST_GRAPH} are supported",
-                where=self.where,
-            )
         output = self.values[model.output]
         if not isinstance(output, _Activation) or not self.nodes:
             raise ModelError("the output does not depend on the input through any operator", where=self.where)
@@ -159,6 +157,8 @@ class _Import:
             shape = operator.output_shape([value.shape for value in inputs])
         except ValueError as error:
             raise UnsupportedNodeError(str(error)) from error
+        if prod(shape) == 0:
+            raise UnsupportedNodeError(f"the result has shape {shape}, it is empty")
         if prod(shape) > LARGEST_ACTIVATION:
             raise UnsupportedNodeError(f"an activation of shape {shape} is too large")
         tensor = node.outputs[0] + suffix

@@ -23,6 +23,8 @@ from deployq.frontends.onnx_tensors import FLOAT_TYPES, Array, tensor_array, typ
 
 #: Largest file that is read, in bytes; microcontroller networks are a thousand times smaller.
 LARGEST_FILE = 256 * 2**20
+#: Most nodes of a file, those that only compute constants included; shape inference is quadratic in it.
+LARGEST_NODE_COUNT = 10_000
 OLDEST_OPSET, NEWEST_OPSET = 11, 26
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
@@ -138,6 +140,9 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
         ) from error
     if not model.HasField("graph") or not model.graph.node:
         raise ModelError("the model contains no network", where=where)
+    if len(model.graph.node) > LARGEST_NODE_COUNT:
+        what = f"the model has {len(model.graph.node)} nodes, at most {LARGEST_NODE_COUNT} are read"
+        raise ModelError(what, where=where)
     if any(isinstance(name, bytes) for name in _names(model)):
         raise ModelError("a name in the model is not valid UTF-8", where=where)
     if model.functions:
@@ -216,12 +221,14 @@ def _attribute(attribute: AttributeProto, place: str) -> object:
 def _named(nodes: Iterable[ModelNode]) -> tuple[ModelNode, ...]:
     """Give every node a name of its own."""
     taken: set[str] = set()
+    suffixes: dict[str, int] = {}  # the next one of every base, so that equal names take linear time
     result = []
     for index, node in enumerate(nodes):
         name = base = node.name or f"{node.op_type}_{index}"
-        suffix = 2
+        suffix = suffixes.get(base, 2)
         while name in taken:
             name, suffix = f"{base}_{suffix}", suffix + 1
+        suffixes[base] = suffix
         taken.add(name)
         result.append(replace(node, name=name))
     return tuple(result)

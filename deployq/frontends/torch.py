@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 
 import torch
 
-from deployq.errors import ModelError, ToolMissingError
+from deployq.errors import ModelError, ToolMissingError, UsageError
 from deployq.frontends.onnx import ImportedModel, load_onnx_bytes
 
 #: The exporter's own opset; older ones are reached by a down-conversion that may silently fail.
 _OPSET = 18
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def load_torch(module: torch.nn.Module, example_input: torch.Tensor) -> ImportedModel:
@@ -23,9 +28,11 @@ def load_torch(module: torch.nn.Module, example_input: torch.Tensor) -> Imported
         example_input: a batch (N, C, H, W) or (N, features) of any size, values do not matter.
 
     Raises:
+        UsageError: not a module, or one that fails on a batch of that shape.
         ToolMissingError: onnxscript, which the exporter of torch needs, is not installed.
-        ModelError: torch cannot export the module, or as `load_onnx`.
+        ModelError: torch cannot export the module, it is not of one tensor to one, or as `load_onnx`.
     """
+    check_module(module)
     where = f"torch module {type(module).__name__}"
     if find_spec("onnxscript") is None:
         raise ToolMissingError(
@@ -33,7 +40,27 @@ def load_torch(module: torch.nn.Module, example_input: torch.Tensor) -> Imported
         )
     # torch would make a batch of one a constant; two rows keep the batch free.
     batch = torch.cat([example_input[:1]] * 2) if len(example_input) == 1 else example_input
-    return load_onnx_bytes(_export(module, batch, where), where)
+    with _inference(module):
+        _try(module, batch, where)
+        exported = _export(module, batch, where)
+    return load_onnx_bytes(exported, where)
+
+
+def check_module(module: object) -> None:
+    """Refuse what is not a torch module.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if not isinstance(module, torch.nn.Module):
+        is_class = isinstance(module, type) and issubclass(module, torch.nn.Module)
+        raise UsageError(
+            f"the model is a class, {module.__name__}"  # type: ignore[attr-defined]
+            if is_class
+            else f"the model is of type {type(module).__name__}",
+            why="an ONNX file or a torch.nn.Module is expected",
+            hint="give an instance of the class" if is_class else "",
+        )
 
 
 def load_torch_shape(module: torch.nn.Module, shape: tuple[int, ...]) -> ImportedModel:
@@ -41,9 +68,27 @@ def load_torch_shape(module: torch.nn.Module, shape: tuple[int, ...]) -> Importe
     return load_torch(module, torch.zeros(2, *shape))
 
 
+def _try(module: torch.nn.Module, batch: torch.Tensor, where: str) -> None:
+    """Run the module once: what fails here has a plainer reason than the exporter would give."""
+    try:
+        output = module(batch)
+    except TypeError as error:  # also that of a forward that takes more than one argument
+        raise ModelError("the module cannot be called on a batch", where=where, why=_reason(error)) from error
+    except Exception as error:  # modules raise whatever they want
+        raise UsageError(
+            f"the module fails on samples of shape {tuple(batch.shape[1:])}",
+            where=where,
+            why=_reason(error),
+            hint="check the shape of the calibration samples, and --layout",
+        ) from error
+    if not isinstance(output, torch.Tensor):
+        what = f"the module gives a {type(output).__name__}"
+        raise ModelError(what, where=where, why="exactly one tensor is supported")
+
+
 def _export(module: torch.nn.Module, batch: torch.Tensor, where: str) -> bytes:
-    with _inference(module):
-        try:
+    try:
+        with _quiet():
             program = torch.onnx.export(
                 module,
                 (batch,),
@@ -53,17 +98,35 @@ def _export(module: torch.nn.Module, batch: torch.Tensor, where: str) -> bytes:
                 opset_version=_OPSET,
                 verbose=False,
             )
-        except Exception as error:  # the exporter raises whatever the module or its own passes raise
-            why = (
-                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-            )
-            hint = "check that torch.onnx.export(module, (example,), dynamo=True) works by itself"
-            raise ModelError(
-                "torch cannot export the module to ONNX", where=where, why=why, hint=hint
-            ) from error
+    except Exception as error:  # the exporter raises whatever the module or its own passes raise
+        hint = "check that torch.onnx.export(module, (example,), dynamo=True) works by itself"
+        raise ModelError(
+            "torch cannot export the module to ONNX", where=where, why=_reason(error), hint=hint
+        ) from error
     if program is None:
         raise ModelError("torch exported nothing", where=where)
     return bytes(program.model_proto.SerializeToString())
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what an error comes from; the exporter wraps it in advice on itself."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = _COLOUR.sub("", str(error)).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'without a message'}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter prints, logs and warns of: the reason of a failure is in its exception."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

@@ -19,6 +19,10 @@ LARGEST_EXTENT = 4096
 #: Elements of an input with its pads, per sample; 16 MB as int8.
 _LARGEST_PADDED_INPUT = 2**24
 
+#: Elements of all windows of a sample; 256 MB as float32, which is how the float network is run. The largest
+#: convolution of VGG-16 has 29 million.
+_LARGEST_WINDOWS = 2**26
+
 
 @dataclass(frozen=True)
 class Window:
@@ -141,9 +145,13 @@ def window_from_onnx(attributes: Mapping[str, Any], kernel: tuple[int, ...], sha
     if shape[0] * padded[0] * padded[1] > _LARGEST_PADDED_INPUT:
         raise UnsupportedNodeError(f"pads {window.pads} make the input too large")
     try:
-        window.output_size(*shape[1:])
+        rows, columns = window.output_size(*shape[1:])
     except ValueError as error:
         raise UnsupportedNodeError(str(error)) from error
+    elements = shape[0] * window.kernel[0] * window.kernel[1] * rows * columns
+    if elements > _LARGEST_WINDOWS:
+        what = f"{rows}x{columns} windows of {window.kernel[0]}x{window.kernel[1]} on {shape[0]} channels"
+        raise UnsupportedNodeError(f"{what} are {elements * 4 >> 20} MiB a sample, too large to be run")
     return window
 
 

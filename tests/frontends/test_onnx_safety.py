@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from deployq.errors import ModelError
+from deployq.frontends import onnx as importer
 from deployq.frontends import onnx_safety
 from deployq.frontends.onnx import load_onnx, load_onnx_bytes
 from tests.frontends.models import build, random
@@ -156,6 +158,14 @@ def infinite_bias() -> onnx.ModelProto:
     return build([make("Gemm", ["x", "w", "b"], ["y"])], constants, ["N", 7])
 
 
+def no_outputs() -> onnx.ModelProto:
+    return build([make("MatMul", ["x", "w"], ["y"])], {"w": random(7, 0)}, ["N", 7])
+
+
+def no_channels() -> onnx.ModelProto:
+    return build([make("Conv", ["x", "w"], ["y"])], {"w": random(0, 4, 3, 3)}, ["N", 4, 8, 8])
+
+
 ATTACKS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "external data": (lambda: with_weight(external), "another file"),
     "negative dimension": (lambda: with_weight(dims(7, -3)), "negative dimension"),
@@ -189,6 +199,9 @@ ATTACKS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "huge pads of a pool": (lambda: pool(kernel_shape=[3, 3], pads=[2**20] * 4, strides=[2**20] * 2), ""),
     "huge output": (lambda: conv(pads=[4000] * 4), "too large"),
     "kernel larger than the input": (lambda: pool(kernel_shape=[9, 9]), ""),
+    "windows that overlap": (lambda: pool(kernel_shape=[1500, 1500], pads=[750] * 4), "too large to be run"),
+    "weights without outputs": (no_outputs, "it is empty"),
+    "convolution without outputs": (no_channels, "it is empty"),
     "wide pads and kernel": (lambda: pool(kernel_shape=[4000, 4000], pads=[3999] * 4), "too large"),
 }
 
@@ -240,6 +253,46 @@ def test_file_size_limit(tmp_path, monkeypatch):
     path = tmp_path / "large.onnx"
     path.write_bytes(b"\0" * (2**20 + 1))
     assert "larger than 1 MiB" in str(refused(lambda: load_onnx(path)))
+
+
+def relus(count: int, name: str) -> bytes:
+    """A chain of operators of the same name."""
+    tensors = ["x", *(f"t{index}" for index in range(count - 1)), "y"]
+    nodes = [make("Relu", [tensors[i]], [tensors[i + 1]], name=name) for i in range(count)]
+    return build(nodes, {}, ["N", 7]).SerializeToString()
+
+
+def test_nodes_of_one_name_get_names_in_linear_time(monkeypatch):
+    class Counting(str):
+        """Counts how often a name made of it is tried."""
+
+        tried = 0
+
+        def __format__(self, spec: str) -> str:
+            Counting.tried += 1
+            return str(self)
+
+    node = onnx_safety.ModelNode("r_3", "Relu", (), (), {})
+    same = [replace(node, name=Counting("r")) for _ in range(500)]
+    names = [named.name for named in onnx_safety._named([node, *same])]
+    assert names[:5] == ["r_3", "r", "r_2", "r_4", "r_5"] and len(set(names)) == 501
+    assert Counting.tried == 500
+
+
+def test_too_many_nodes_are_refused_before_they_are_read(monkeypatch):
+    monkeypatch.setattr(onnx_safety, "LARGEST_NODE_COUNT", 20)
+    monkeypatch.setattr(onnx_safety, "_node", None)
+    with pytest.raises(ModelError, match="21 nodes, at most 20"):
+        load_onnx_bytes(relus(21, "n"), "long")
+
+
+def test_too_many_operators_are_refused_while_they_are_read(monkeypatch):
+    read: list[object] = []
+    monkeypatch.setattr(importer, "LARGEST_GRAPH", 20)
+    monkeypatch.setattr(importer, "_check_finite", read.append)
+    with pytest.raises(ModelError, match="more than 20 operators"):
+        load_onnx_bytes(relus(50, "n"), "long")
+    assert len(read) == 21
 
 
 def test_random_damage_never_escapes_as_another_error():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from deployq.errors import ModelError, ToolMissingError
+from deployq.errors import ModelError, ToolMissingError, UsageError
 from deployq.frontends import torch as frontend
 from deployq.graph import run_graph
 from deployq.passes import simplify
@@ -58,15 +58,44 @@ def test_mlp_with_dropout_keeps_its_training_mode():
     assert compare(module, (20,)) == ["linear", "linear"]
 
 
-def test_module_that_cannot_be_exported():
+def test_module_that_cannot_be_exported(capfd):
     class Branching(nn.Module):
         def forward(self, x):
             return x * 2 if x.sum() > 0 else x
 
     module = Branching().train()
-    with pytest.raises(ModelError, match="cannot export"):
+    with pytest.raises(ModelError, match="cannot export") as caught:
         frontend.load_torch(module, torch.zeros(2, 4))
     assert module.training
+    assert caught.value.why.startswith("GuardOnDataDependentSymNode: ") and "\x1b" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "why"),
+    [
+        (nn.Linear(5, 3), (2, 4), "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+        (nn.Conv2d(3, 4, 3), (2, 3, 2, 2), "RuntimeError: Calculated padded input size"),
+        (nn.Conv2d(3, 4, 3), (1, 1, 8, 8), "to have 3 channels, but got 1"),
+    ],
+)
+def test_samples_of_a_shape_the_module_does_not_take(module, shape, why, capfd):
+    with pytest.raises(UsageError, match="fails on samples of shape") as caught:
+        frontend.load_torch(module, torch.zeros(*shape))
+    assert why in caught.value.why and capfd.readouterr() == ("", "")
+
+
+def test_modules_of_another_form():
+    with pytest.raises(ModelError, match="gives a tuple"):
+        frontend.load_torch(nn.LSTM(4, 4), torch.zeros(2, 4))
+    with pytest.raises(ModelError, match="cannot be called"):
+        frontend.load_torch(nn.Bilinear(4, 4, 4), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("model", [None, 3, len, nn.Linear])
+def test_what_is_no_module(model):
+    with pytest.raises(UsageError, match="the model is"):
+        frontend.load_torch_shape(model, (4,))
 
 
 def test_missing_onnxscript(monkeypatch):
