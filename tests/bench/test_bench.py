@@ -180,9 +180,12 @@ def test_a_single_file_and_another_core(tmp_path: Path) -> None:
 @pytest.mark.qemu
 @needs_tools(*_TOOLS)
 def test_an_edited_kernel_is_measured_if_it_is_right(edited: Callable[[str, str, str], Path]) -> None:
-    directory = edited("digits.c", r"DQ_LAYER_END\(0\);", '__asm__ volatile("nop"); DQ_LAYER_END(0);')
-    with_asm = bench_directory(directory, samples=1)
-    assert with_asm.layers[0].instructions > 0
+    idle = "for (volatile int32_t idle = 0; idle < 100; ++idle) {} DQ_LAYER_END(0);"
+    directory = edited("digits.c", r"DQ_LAYER_END\(0\);", idle)
+    first, second, *_ = bench_directory(directory, samples=1).layers
+    built, next_built, *_ = json.loads((directory / "report.json").read_text())["layers"]
+    assert 300 < first.instructions - built["instructions"] < 1000
+    assert abs(second.instructions - next_built["instructions"]) <= 8
 
 
 @pytest.mark.qemu

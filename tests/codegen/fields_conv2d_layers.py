@@ -90,7 +90,9 @@ def shifted(graph: Graph, shift: int) -> Graph:
             largest = max(abs(int(lowest.min())), abs(int(highest.max())))
             stage = node.op.accumulation.stage
             more = min(shift, 31 - largest.bit_length() - stage.shift)
-            stage = replace(stage, shift=stage.shift + more, multiplier=stage.multiplier >> more)
+            stage = replace(
+                stage, shift=stage.shift + more, multiplier=np.maximum(stage.multiplier >> more, 1)
+            )
             op = replace(node.op, accumulation=replace(node.op.accumulation, stage=stage))
             node = replace(node, op=op)
         nodes.append(node)

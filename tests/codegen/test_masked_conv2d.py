@@ -11,6 +11,7 @@ import pytest
 from deployq.alphabet import alphabet
 from deployq.arithmetic import Int64Array
 from deployq.codegen.kernels import masked_conv2d
+from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.masked_layer import masked_base, masked_format, top_fields_fit
 from deployq.codegen.optimize import build_schedule
 from deployq.codegen.packing.fields import byte_pairs, nested
@@ -22,6 +23,7 @@ from tests.codegen.emulated import require_emulator, run_emulated
 from tests.codegen.fields_conv2d_layers import FieldsLayer, fields_layers, rare_layers
 from tests.codegen.harness import DSP, SANITIZE, Network, run_program, write_program
 
+_BALANCED = Core(DSP.features)
 _ALPHABETS = ("midrise-4", "midtread-4", "symmetric-8", "midtread-8", "midrise-8", "midtread-7")
 _RARE = ("midrise-4", "midtread-4", "midrise-8", "midtread-8")
 _LAYERS = fields_layers(_ALPHABETS)
@@ -63,21 +65,20 @@ def test_the_rare_layers_reach_every_variant() -> None:
     ("bits", "name"), [(1, ""), (2, ""), (3, ""), (4, "nested"), (5, ""), (6, ""), (7, "bytes"), (8, "bytes")]
 )
 def test_a_format_costs_little_more_flash_than_the_codes(bits: int, name: str) -> None:
-    layout = masked_format(bits)
+    layout = masked_format(bits, _BALANCED)
     assert (layout.name if layout else "") == name
 
 
-def test_more_flash_may_be_allowed_for_speed_and_none() -> None:
-    assert masked_format(6, largest_overhead=1.34) == byte_pairs()
-    assert masked_format(3, largest_overhead=1.34) == nested()
-    assert masked_format(7, largest_overhead=1.0) is None
-    assert masked_format(8, largest_overhead=1.0) == byte_pairs()
+def test_more_flash_is_allowed_for_speed() -> None:
+    fastest = Core(DSP.features, "speed")
+    wide = {bits: masked_format(bits, fastest) for bits in range(1, 9)}
+    assert wide == {1: None, 2: None, 3: nested(), 4: nested(), **dict.fromkeys((5, 6, 7, 8), byte_pairs())}
 
 
 @pytest.mark.parametrize("name", [*_ALPHABETS, "symmetric-7", "symmetric-4"])
 def test_the_base_makes_codes_of_all_levels(name: str) -> None:
     letters = alphabet(name)
-    layout = masked_format(letters.bits)
+    layout = masked_format(letters.bits, _BALANCED)
     assert layout is not None
     codes, remainder = np.divmod(letters.values - masked_base(letters, layout), letters.step)
     assert not remainder.any()
@@ -106,7 +107,7 @@ def _levels(channel: int, level: int, taps: int) -> Int64Array:
 def test_inner_products_are_proven_at_the_place_of_their_field(
     bits: int, channel: int, level: int, step: int, taps: int
 ) -> None:
-    layout = masked_format(bits)
+    layout = masked_format(bits, _BALANCED)
     assert layout is not None
     assert top_fields_fit(_levels(channel, level, taps - 1), step, layout)
     assert top_fields_fit(_levels(channel, level, taps), step, layout)

@@ -54,7 +54,7 @@ def linear(layer: LinearLayer, core: Core) -> KernelCall | None:
     operands = operand_bytes(layer, _LARGEST_OPERANDS.get(core.optimize, _USUAL_LARGEST_OPERANDS))
     if code is not None:
         return _pairs(layer, code, operands)
-    layout = masked_format(layer.bits, core.field_overhead)
+    layout = masked_format(layer.bits, core)
     if layout is None:
         return None
     return _masked(layer, linked() if layout == nested() else layout, operands)

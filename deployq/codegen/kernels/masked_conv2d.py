@@ -17,7 +17,7 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
 
     It does not apply to depthwise convolutions and on cores without SMLAD either.
     """
-    layout = masked_format(layer.bits, core.field_overhead)
+    layout = masked_format(layer.bits, core)
     if "dsp" not in core.features or layer.depthwise or layout is None:
         return None
     alphabet = layer.accumulation.weights.alphabet

@@ -11,20 +11,14 @@ import numpy as np
 
 from deployq.alphabet import Alphabet
 from deployq.arithmetic import INT32_MAX, accumulator_extremes
+from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.fields_layer import Levels
 from deployq.codegen.packing.fields import FieldFormat, byte_pairs, nested
 
-#: A wider format is taken if it needs at most this many times the flash of the bare codes. At 1.15 seven
-#: bits are stored as bytes (14 % more flash, a quarter of the instructions of `dense`: 0.9 instead of 3.5
-#: per MAC on Cortex-M4) and six are not (33 % more). 1.34 would be right where only speed counts: it
-#: adds six bits as bytes and three as `nested`; 1.0 where only flash counts.
-LARGEST_OVERHEAD = 1.15
 
-
-def masked_format(bits: int, largest_overhead: float = LARGEST_OVERHEAD) -> FieldFormat | None:
+def masked_format(bits: int, core: Core) -> FieldFormat | None:
     """The format that stores codes of a width, None where they are better left to other kernels."""
-    formats = [layout for layout in (nested(), byte_pairs()) if layout.bits >= bits]
-    return formats[0] if formats and formats[0].bits <= largest_overhead * bits else None
+    return {4: nested(), 8: byte_pairs()}.get(core.field_bits(bits) or 0)
 
 
 def masked_base(alphabet: Alphabet, layout: FieldFormat) -> int:
