@@ -83,7 +83,8 @@ def _compiled(
     """Bytes of each function of some C files, and what it calls."""
     for name, text in texts.items():
         (directory / name).write_text(text, encoding="ascii")
-    flags = (*target.compiler_flags, DEFAULT_OPTIMISATION, CALL_GRAPH_FLAG)
+    # Functions of two widths that are alike would be one, and the call graph gives only that one its calls.
+    flags = (*target.compiler_flags, DEFAULT_OPTIMISATION, CALL_GRAPH_FLAG, "-fno-ipa-icf")
     flags += library_flags(directory, layers=False)
     sources = [directory / name for name in texts if name.endswith(".c")]
     (directory / "objects").mkdir()
