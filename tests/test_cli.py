@@ -232,6 +232,7 @@ def test_json_is_the_report(elsewhere: Path, capsys: pytest.CaptureFixture[str])
     assert report["name"] == "numbers"
 
 
+@pytest.mark.slow
 @needs_tools("gcc")
 def test_a_configuration_in_the_current_directory(
     elsewhere: Path, capsys: pytest.CaptureFixture[str]

@@ -239,6 +239,7 @@ def test_usage_errors_come_before_any_work(
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [[], ["--compare", "msq", "--bits", "2"]])
 def test_only_directories_of_the_same_command_are_replaced(
     first: list[str], capsys: pytest.CaptureFixture[str], elsewhere: Path

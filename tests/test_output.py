@@ -295,6 +295,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("request_to_end", ["SIGTERM", "SIGHUP"])
 def test_a_signal_removes_what_is_half_written(tmp_path: Path, request_to_end: str) -> None:
     """The installed command, with a build that gets the signal in the middle of its work."""

@@ -25,6 +25,7 @@ def alphabets(output: Path) -> dict[str, str]:
     return {layer["name"]: layer["alphabet"] for layer in report(output)["layers"] if layer["alphabet"]}
 
 
+@pytest.mark.slow
 def test_widths_by_hand(tmp_path: Path) -> None:
     output = tmp_path / "out"
     options = ("--bits", "2", "--first", "8", "--last", "ternary", "--layer-bits", "node_conv2d_1=midtread-3")
@@ -51,6 +52,7 @@ def test_a_flash_budget_is_kept_and_used(tmp_path: Path) -> None:
     assert any("widths chosen" in note for note in document["notes"])
 
 
+@pytest.mark.slow
 def test_a_budget_in_bits_and_a_layer_by_hand(tmp_path: Path) -> None:
     output = tmp_path / "out"
     options = ("--bits", "auto", "--average-bits", "3.5", "--last", "8", "--target", "host")
@@ -60,6 +62,7 @@ def test_a_budget_in_bits_and_a_layer_by_hand(tmp_path: Path) -> None:
     assert row["packed_bits"] <= 3.5
 
 
+@pytest.mark.slow
 def test_the_smallest_network_of_a_drop(tmp_path: Path) -> None:
     output = tmp_path / "out"
     assert build("--bits", "auto", "--max-drop", "1", "--target", "host", output=output) == 0

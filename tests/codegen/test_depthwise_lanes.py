@@ -131,6 +131,7 @@ def _wide() -> list[DepthwiseLayer]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", [V7M, V6M], ids=["v7m", "v6m"])
 def test_unusual_sizes_on_the_host(core: Target) -> None:
     check_on_host(_wide(), core, "gcc")

@@ -55,6 +55,7 @@ def test_the_relative_square_error_of_spfq_decays_like_one_over_n() -> None:
     assert -1.2 < slope("spfq", "midtread-5", 0.25) < -0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["binary", "midrise-2", "midtread-3"])
 def test_the_relative_square_error_of_maly_saab_decays_like_one_over_n(name: str) -> None:
     """2209.03487: at most m of the N weights are rounded."""
