@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 from deployq.config import BuildConfig, example_config, load_config
 from deployq.config_values import map_data_paths, toml_value
 from deployq.errors import UsageError
-from deployq.unused_settings import check_used
 
 
 def write(path: Path, text: str) -> Path:
@@ -319,55 +317,6 @@ def test_every_field_can_be_read_and_is_documented() -> None:
         assert f"\n        {item.name}: " in documentation
 
 
-@pytest.mark.parametrize(
-    ("values", "name", "read"),
-    [
-        ({"output": "dir"}, "output", Path("dir")),
-        ({"model": "net.onnx"}, "model", Path("net.onnx")),
-        ({"mean": 0.5}, "mean", (0.5,)),
-        ({"std": np.array([0.5, 0.25])}, "std", (0.5, 0.25)),
-        ({"flash": "64K"}, "flash", 65536),
-        ({"scale": "1/255"}, "scale", 1 / 255),
-        ({"bits": 4}, "bits", "4"),
-        ({"first": 8}, "first", "8"),
-        ({"seed": np.int64(3)}, "seed", 3),
-        ({"layer_bits": ["a=4"]}, "layer_bits", ("a=4",)),
-    ],
-)
-def test_python_may_give_what_a_file_may(values: dict[str, Any], name: str, read: object) -> None:
-    config = BuildConfig(**values)
-    assert getattr(config, name) == read and type(getattr(config, name)) is type(read)
-    assert replace(config, task="regression") == replace(config, task="regression")
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"seed": 1.5},
-        {"target": None},
-        {"output": None},
-        {"strict": "yes"},
-        {"mean": "a"},
-        {"flash": 1.5},
-        {"calibration": 3},
-        {"layer_bits": 4},
-        {"bits": 2.0},
-        {"seed": True},
-        {"model": Path("a\0b")},
-        {"output": "a\0b"},
-        {"calibration": "a\0.npy"},
-        {"model": "m\udcff.onnx"},
-        {"calibration": "c\udcff.npy"},
-        {"evaluation": "c\udcff.npz:x,y"},
-    ],
-    ids=str,
-)
-def test_python_may_not_give_other_types_and_texts(values: dict[str, Any]) -> None:
-    with pytest.raises(UsageError) as caught:
-        BuildConfig(**values)
-    assert caught.value.where == "--" + next(iter(values)).replace("_", "-")
-
-
 def test_a_directory_between_output_and_model_must_be_utf8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,29 +326,6 @@ def test_a_directory_between_output_and_model_must_be_utf8(
     with pytest.raises(UsageError, match="not valid UTF-8"):
         BuildConfig(model=Path("net.onnx"), output=tmp_path / "out")
     assert BuildConfig(model=Path("net.onnx"), output=Path("out")).prefix == "net"
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"sparsity": 0.5},
-        {"directions": 3, "method": "gpfq"},
-        {"threshold": "hard", "method": "msq"},
-        {"percentile": 99.0},
-        {"percentile": 99.0, "activation_range": "mse"},
-    ],
-    ids=str,
-)
-def test_settings_that_would_be_ignored(values: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="would be ignored"):
-        check_used(BuildConfig(**values))
-
-
-def test_settings_that_are_used() -> None:
-    check_used(BuildConfig(method="sparse-gpfq", sparsity=0.5, threshold="hard"))
-    check_used(BuildConfig(method="maly-saab", directions=3))
-    check_used(BuildConfig(activation_range="percentile", percentile=99.0))
-    check_used(BuildConfig())
 
 
 def test_a_deeply_nested_file(tmp_path: Path) -> None:

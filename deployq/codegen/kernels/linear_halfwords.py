@@ -12,7 +12,7 @@ from deployq.arithmetic import INT32_MAX, fits_lanes
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.linear_costs import halfwords_cost
 from deployq.codegen.kernels.tables import plane_stage
-from deployq.codegen.kernels.weighted import LinearLayer, channel_tables
+from deployq.codegen.kernels.weighted import LinearLayer, centred_members, channel_tables
 from deployq.codegen.packing import description
 from deployq.codegen.packing.channel_pairs import ChannelPairFormat
 from deployq.ops import KernelCall
@@ -37,14 +37,7 @@ def linear(layer: LinearLayer, core: Core) -> KernelCall | None:
         template="linear_wNa8_halfwords.c.j2",
         function=f"dq_linear_w{layer.bits}a8_halfwords{'_halves' if halves else ''}",
         variant={"bits": layer.bits, "halves": int(halves)},
-        parameters=plane_stage(layer.accumulation, halves)
-        | layer.sizes
-        | {
-            "step": alphabet.step,
-            "centre": centre,
-            "rest": alphabet.step * centre + alphabet.offset,
-            "chunk": chunk,
-        },
+        parameters=plane_stage(layer.accumulation, halves) | centred_members(layer, centre, chunk),
         tables={"weights": layout.pack(alphabet.encode(layer.rows))} | tables,
         weights_format=description(layout),
         scratch_bytes=4 * -(-layer.taps // chunk),

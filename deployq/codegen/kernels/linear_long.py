@@ -12,7 +12,7 @@ from deployq.arithmetic import INT32_MAX, Int64Array, accumulator_extremes
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.linear_costs import long_cost
 from deployq.codegen.kernels.tables import plane_stage
-from deployq.codegen.kernels.weighted import LinearLayer, channel_tables
+from deployq.codegen.kernels.weighted import LinearLayer, centred_members, channel_tables
 from deployq.codegen.packing import description
 from deployq.codegen.packing.channel_quads import QUAD, ChannelQuadFormat
 from deployq.ops import KernelCall
@@ -39,14 +39,7 @@ def linear(layer: LinearLayer, core: Core) -> KernelCall | None:
         template="linear_w8a8_long.c.j2",
         function="dq_linear_w8a8_long",
         variant={"bits": 8, "halves": 0},
-        parameters=plane_stage(layer.accumulation, halves=False)
-        | layer.sizes
-        | {
-            "step": alphabet.step,
-            "centre": centre,
-            "rest": alphabet.step * centre + alphabet.offset,
-            "chunk": chunk,
-        },
+        parameters=plane_stage(layer.accumulation, halves=False) | centred_members(layer, centre, chunk),
         tables={"weights": ChannelQuadFormat(centre).pack(codes)} | tables,
         weights_format=description(ChannelQuadFormat(centre)),
         scratch_bytes=4 * -(-layer.taps // chunk),

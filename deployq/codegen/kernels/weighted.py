@@ -135,6 +135,13 @@ class LinearLayer(WeightedLayer):
         return {"inputs": int(inputs), "outputs": int(outputs)}
 
 
+def centred_members(layer: LinearLayer, centre: int, chunk: int) -> dict[str, int]:
+    """Scalar members of kernels that sum (code - centre) * x over chunks of inputs."""
+    alphabet = layer.accumulation.weights.alphabet
+    rest = alphabet.step * centre + alphabet.offset
+    return layer.sizes | {"step": alphabet.step, "centre": centre, "rest": rest, "chunk": chunk}
+
+
 def prove(accumulation: Accumulation, taps: int) -> None:
     """Prove that no intermediate of the weighted kernels leaves int32.
 
