@@ -16,7 +16,7 @@ import numpy as np
 from deployq.arithmetic import INT8_MAX, INT8_MIN, INT16_MAX, INT16_MIN, INT32_MAX
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.weighted import ConvolutionLayer, channel_tables, stage_parameters
-from deployq.codegen.packing import description
+from deployq.codegen.packing import BY_COLUMNS, description
 from deployq.codegen.packing.streams import dense
 from deployq.ops import KernelCall
 from deployq.ops.base import Array
@@ -63,7 +63,7 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
         parameters=_parameters(layer, shift) | planes.members | {"planes_at": planes.weight_bytes},
         tables=channels
         | {"weights": _packed(layer, planes.transposed), "bias": channels["bias"] << np.int32(shift)},
-        weights_format=description(dense(layer.bits), _ORDER[planes.transposed]),
+        weights_format=description(dense(layer.bits), BY_COLUMNS * planes.transposed),
         scratch_bytes=planes.weight_bytes + planes.bytes,
         lead="same" if planes.read_ahead else None,
     )
@@ -227,10 +227,6 @@ def _planes(layer: ConvolutionLayer, usual_bytes: int) -> _Planes | None:
     longer = lying.strip == lying.lines.outputs < lying.pixels.outputs
     preferred = (lying, upright) if longer else (upright, lying)
     return next((planes for planes in preferred if planes.possible), None)
-
-
-#: What the generated C says of the taps of a transposed layer.
-_ORDER = {False: "", True: "Taps go down the columns of a filter."}
 
 
 def _packed(layer: ConvolutionLayer, transposed: bool) -> Array:

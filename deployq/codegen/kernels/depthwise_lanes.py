@@ -31,7 +31,7 @@ from deployq.arithmetic import (
 )
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.weighted import ConvolutionLayer, channel_tables
-from deployq.codegen.packing import description
+from deployq.codegen.packing import BY_COLUMNS, description
 from deployq.codegen.packing.streams import dense
 from deployq.ops import KernelCall
 from deployq.ops.base import Array
@@ -94,9 +94,7 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
         },
         parameters=_parameters(layer, folded) | layout.members,
         tables=_tables(layer, layout, folded),
-        weights_format=description(
-            dense(layer.bits), "Taps go down the columns of a filter." if layout.transposed else ""
-        ),
+        weights_format=description(dense(layer.bits), BY_COLUMNS * layout.transposed),
         scratch_bytes=_WEIGHT_BYTES + layout.bytes,
         lead="same" if layout.read_ahead else None,
     )

@@ -18,6 +18,10 @@ from __future__ import annotations
 from typing import Protocol
 
 
+#: The order of the taps of filters that are stored transposed.
+BY_COLUMNS = "Taps go down the columns of a filter."
+
+
 class _Format(Protocol):
     @property
     def name(self) -> str: ...
