@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-
 #: The order of the taps of filters that are stored transposed.
 BY_COLUMNS = "Taps go down the columns of a filter."
 
