@@ -22,7 +22,8 @@ def check_ram(config: BuildConfig, library: GeneratedLibrary, stack_bytes: int =
             f"{needed} bytes of RAM needed, {config.ram} allowed",
             where="--ram",
             why=f"arena {library.arena_bytes}, stack {stack_bytes}; the largest layer is {largest.name!r}",
-            hint="a smaller input or fewer channels in that layer",
+            hint="a smaller input or fewer channels in that layer"
+            + (", or --optimize ram" if config.optimize != "ram" else ""),
         )
 
 

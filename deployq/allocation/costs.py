@@ -246,7 +246,8 @@ def _within_ram(
             f"{smallest} bytes of RAM needed at any width, {ram} allowed",
             where="--ram",
             why="the activations alone take that much; widths of weights do not change it",
-            hint="a smaller input or fewer channels in the largest layer",
+            hint="a smaller input or fewer channels in the largest layer"
+            + (", or --optimize ram" if options.optimize != "ram" else ""),
         )
     kept: dict[str, LayerOptions] = {}
     for name, costs in layers.items():

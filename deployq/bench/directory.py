@@ -78,19 +78,22 @@ def layer_functions(source: Path, layers: int) -> tuple[str, ...]:
         layers: of the build.
 
     Raises:
-        UsageError: the file does not call the layers of the build in their order.
+        UsageError: the file does not call all layers of the build and no others.
     """
-    calls = _CALL.findall(source.read_text(encoding="utf-8", errors="replace"))
-    if [int(index) for index, _ in calls] != list(range(layers)):
+    functions: dict[int, list[str]] = {}
+    for index, function in _CALL.findall(source.read_text(encoding="utf-8", errors="replace")):
+        functions.setdefault(int(index), []).append(function)
+    if sorted(functions) != list(range(layers)):
         raise UsageError(
             "the C library does not have the layers of its build",
             where=str(source),
-            why=f"layers {', '.join(index for index, _ in calls) or 'none'} where 0 to {layers - 1} follow "
-            "each other in the report",
+            why=f"layers {', '.join(map(str, sorted(functions))) or 'none'} where the report has 0 to "
+            f"{layers - 1}",
             hint="build again; edit the kernels if you like, but leave the calls between DQ_LAYER_BEGIN and "
             "DQ_LAYER_END",
         )
-    return tuple(function for _, function in calls)
+    # A layer of a cascade is called in several places, for the stripes at the edges and those between.
+    return tuple(max(functions[index], key=functions[index].count) for index in range(layers))
 
 
 def core_to_measure(built: str, asked: str | None) -> Target:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +10,14 @@ import numpy as np
 from jinja2 import Environment
 
 from deployq.codegen.arena import Arena, plan_arena
+from deployq.codegen.emit_cascade import CascadeText, Struct, cascade_text, stripe_structs
 from deployq.codegen.generated import EmitOptions, GeneratedLibrary, LayerFacts
 from deployq.codegen.kernel_source import kernel_module, kernel_source, nested, template_environment
 from deployq.codegen.optimize import build_schedule
 from deployq.codegen.schedule import Schedule, Step
 from deployq.codegen.tables import c_type, table_bytes
 from deployq.graph import Graph, Tensor
-from deployq.ops import IntegerOperator
+from deployq.ops import IntegerOperator, KernelCall
 from deployq.ops.accumulate import Accumulation
 from deployq.ops.base import Array
 from deployq.targets import Target
@@ -36,37 +36,50 @@ class Table:
 
 @dataclass(frozen=True)
 class _Layer:
-    """What the templates see of one kernel call."""
+    """What the templates see of one layer: a kernel call, or in a cascade one for every stripe.
+
+    Attributes:
+        structs: the different parameter structures.
+        of_stripes: the structure of each stripe; none outside of cascades.
+        uses_scratch: whether the kernel takes scratch memory.
+        arguments: of the call outside of cascades, C text.
+    """
 
     index: int
-    symbol: str
     facts: LayerFacts
     comment: str
     parameter_type: str
-    members: Mapping[str, Any]
+    structs: tuple[Struct, ...]
+    of_stripes: tuple[Struct, ...]
+    uses_scratch: bool
     tables: tuple[Table, ...]
     arguments: str
     output: str
 
 
-def generate(graph: Graph, target: Target, options: EmitOptions) -> GeneratedLibrary:
+def generate(
+    graph: Graph, target: Target, options: EmitOptions, schedule: Schedule | None = None
+) -> GeneratedLibrary:
     """Generate the C library of an integer graph.
 
     Args:
         graph: integer graph, every tensor quantized.
         target: core to generate for.
         options: names and layout.
+        schedule: made before; the one `options.optimize` asks for if None.
 
     Raises:
         ModelError: a layer whose number range cannot be proven safe.
     """
     environment = template_environment()
-    schedule = build_schedule(graph, target.features, options.io_layout, options.optimize)
+    if schedule is None:
+        schedule = build_schedule(graph, target.features, options.io_layout, options.optimize)
     arena = plan_arena(schedule, target.arena_alignment)
     layers = tuple(
         _layer(environment, graph, schedule, arena, index, options.prefix)
         for index in range(len(schedule.steps))
     )
+    cascades = _cascades(schedule, arena, layers)
     tables = [table for layer in layers for table in layer.tables]
     digest = hashlib.sha256(b"".join(table_bytes(table.values) for table in tables)).hexdigest()
     library = GeneratedLibrary(
@@ -86,18 +99,40 @@ def generate(graph: Graph, target: Target, options: EmitOptions) -> GeneratedLib
         "target": target,
         "library": library,
         "layers": layers,
+        "program": _program(layers, cascades),
         "tables": tables,
-        "source": kernel_source(environment, [step.call for step in schedule.steps], linkage),
+        "source": kernel_source(environment, schedule.calls, linkage),
         "linkage": linkage,
         "input": _endpoint(graph.tensors[graph.input]),
         "output": _endpoint(graph.tensors[graph.output]),
-        "uses_arena": any("memory" in layer.arguments for layer in layers),
+        "uses_arena": bool(cascades) or any("memory" in layer.arguments for layer in layers),
     }
     files = {
         name: environment.get_template(template).render(context)
         for name, template in _file_templates(options).items()
     }
     return GeneratedLibrary(**{**vars(library), "files": files})
+
+
+def _cascades(schedule: Schedule, arena: Arena, layers: tuple[_Layer, ...]) -> tuple[CascadeText, ...]:
+    structs = {layer.index: layer.of_stripes for layer in layers}
+    uses_scratch = {layer.index: layer.uses_scratch for layer in layers}
+    return tuple(
+        cascade_text(index, cascade, schedule, arena, structs, uses_scratch)
+        for index, cascade in enumerate(schedule.cascades)
+    )
+
+
+def _program(
+    layers: tuple[_Layer, ...], cascades: tuple[CascadeText, ...]
+) -> tuple[_Layer | CascadeText, ...]:
+    """Layers and cascades in the order of execution."""
+    inside = {index for cascade in cascades for index in range(cascade.start, cascade.last + 1)}
+    items: dict[int, _Layer | CascadeText] = {
+        layer.index: layer for layer in layers if layer.index not in inside
+    }
+    items |= {cascade.start: cascade for cascade in cascades}
+    return tuple(items[index] for index in sorted(items))
 
 
 def _file_templates(options: EmitOptions) -> dict[str, str]:
@@ -156,6 +191,11 @@ def _layer(
         )
         for member, values in step.call.tables.items()
     )
+    symbols = {table.member: table.symbol for table in tables}
+    stripes = _stripe_calls(schedule, index)
+    structs, of_stripes = stripe_structs(symbol, stripes, symbols)
+    if not stripes:
+        structs = (Struct(symbol, nested(symbols | dict(step.call.parameters))),)
     places = [_pointer(schedule, arena, buffer) for buffer in (*step.inputs, step.output)]
     arguments = [f"&{symbol}", *places]
     if module.uses_scratch:
@@ -163,15 +203,21 @@ def _layer(
         arguments.append("NULL" if offset is None else f"memory + {offset}")
     return _Layer(
         index=index,
-        symbol=symbol,
         facts=facts,
         comment=_layer_comment(graph, step, facts),
         parameter_type=module.parameter_type,
-        members=nested({table.member: table.symbol for table in tables} | dict(step.call.parameters)),
+        structs=structs,
+        of_stripes=of_stripes,
+        uses_scratch=module.uses_scratch,
         tables=tables,
         arguments=", ".join(arguments),
         output=places[-1],
     )
+
+
+def _stripe_calls(schedule: Schedule, index: int) -> tuple[KernelCall, ...]:
+    """The calls of the stripes of a step; none where it is executed in one go."""
+    return next((cascade.calls[index] for cascade in schedule.cascades if index in cascade.calls), ())
 
 
 def _pointer(schedule: Schedule, arena: Arena, buffer: int) -> str:
@@ -183,6 +229,7 @@ def _pointer(schedule: Schedule, arena: Arena, buffer: int) -> str:
 def _facts(graph: Graph, schedule: Schedule, arena: Arena, index: int) -> LayerFacts:
     step = schedule.steps[index]
     size = schedule.buffers[step.output].size
+    stripes = _stripe_calls(schedule, index)
     accumulation = _accumulation(step)
     node = step.node
     op = node.op if node else None
@@ -201,7 +248,8 @@ def _facts(graph: Graph, schedule: Schedule, arena: Arena, index: int) -> LayerF
         accumulator_bits=accumulation.accumulator_bits if accumulation else 0,
         output_bytes=size,
         arena_offset=arena.buffers[step.output],
-        scratch_bytes=step.call.scratch_bytes,
+        scratch_bytes=max(call.scratch_bytes for call in (step.call, *stripes)),
+        stripes=len(stripes) or 1,
     )
 
 

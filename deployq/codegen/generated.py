@@ -72,6 +72,7 @@ class LayerFacts:
         output_bytes: size of the output.
         arena_offset: of the output in bytes; None where it is the caller's buffer.
         scratch_bytes: working memory.
+        stripes: kernel calls per inference: stripes of rows where the layer is part of a cascade, else 1.
     """
 
     name: str
@@ -89,6 +90,7 @@ class LayerFacts:
     output_bytes: int
     arena_offset: int | None
     scratch_bytes: int
+    stripes: int = 1
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,70 @@ class Buffer:
 
 
 @dataclass(frozen=True)
+class Instruction:
+    """What a cascade does next: a stripe of a layer, or lines moved to the start of a rolling buffer.
+
+    Attributes:
+        step: index of the step; None for a move.
+        stripe: index of the stripe.
+        sources: offset in bytes into each input; of a move: where the lines are in the buffer.
+        target: offset in bytes into the output.
+        output: index of the buffer that is written.
+        bytes: that are written.
+    """
+
+    step: int | None
+    stripe: int
+    sources: tuple[int, ...]
+    target: int
+    output: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Steps that are executed depth first, see `deployq.codegen.cascade`.
+
+    Attributes:
+        start: index of the first step.
+        stop: end of the steps, exclusive.
+        calls: kernel of each stripe, by index of the step.
+        sizes: bytes of the rolling buffers, by index of the buffer.
+        instructions: in the order of execution.
+        leads: how far its output may overwrite its inputs, see `KernelCall.lead`.
+    """
+
+    start: int
+    stop: int
+    calls: Mapping[int, tuple[KernelCall, ...]]
+    sizes: Mapping[int, int]
+    instructions: tuple[Instruction, ...]
+    leads: Mapping[tuple[int, int], int]
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Working memory of the stripe that needs most."""
+        return max(call.scratch_bytes for calls in self.calls.values() for call in calls)
+
+
+@dataclass(frozen=True)
 class Schedule:
-    """Steps in execution order and the buffers they use."""
+    """Steps in execution order, the buffers they use, and which of them are executed depth first.
+
+    The call of a step in a cascade is that of one of its stripes.
+    """
 
     steps: tuple[Step, ...]
     buffers: tuple[Buffer, ...]
+    cascades: tuple[Cascade, ...] = ()
+
+    @property
+    def calls(self) -> tuple[KernelCall, ...]:
+        """Every kernel call, those of stripes included."""
+        stripes = {index: calls for cascade in self.cascades for index, calls in cascade.calls.items()}
+        return tuple(
+            call for index, step in enumerate(self.steps) for call in stripes.get(index, (step.call,))
+        )
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,15 @@ class Calibration:
     instructions_per_tick: Fraction
     overhead: Fraction
 
-    def instructions(self, total: Interval, count: int) -> int:
-        """Mean instructions of `count` measurements that sum up to `total`; exact to about 4."""
-        return max(0, round(self.exact(total) / count - self.overhead))
+    def instructions(self, total: Interval, count: int, parts: int = 1) -> int:
+        """Mean instructions of `count` measurements that sum up to `total`; exact to about 4.
+
+        Args:
+            total: sum of all intervals.
+            count: measurements.
+            parts: intervals of a measurement.
+        """
+        return max(0, round(self.exact(total) / count - parts * self.overhead))
 
     def exact(self, interval: Interval) -> Fraction:
         """Instructions of an interval, its overhead included."""

@@ -53,7 +53,7 @@ def kernel_sizes(graphs: Iterable[Graph], target: Target, options: EmitOptions) 
         {step.call.function for step in schedule.steps if step.node and hasattr(step.node.op, "accumulation")}
         for schedule in schedules
     ]
-    calls = [step.call for schedule in schedules for step in schedule.steps]
+    calls = [call for schedule in schedules for call in schedule.calls]
     environment = template_environment()
     context = {"options": options, "source": kernel_source(environment, calls)}
     texts = {

@@ -168,9 +168,13 @@ class _Execution:
         return self.printed["stack"][0][0]
 
     def layer_instructions(self) -> tuple[int, ...]:
-        *layers, empty = (Interval(ticks, spins) for _, ticks, spins in self.printed["layer"])
-        calibration = self.calibration.with_overhead_of(empty)
-        return tuple(calibration.instructions(layer, len(self.outputs)) for layer in layers)
+        *layers, empty = ((Interval(ticks, spins), calls) for _, ticks, spins, calls in self.printed["layer"])
+        calibration = self.calibration.with_overhead_of(empty[0])
+        # A layer of a cascade is called for every stripe of rows.
+        return tuple(
+            calibration.instructions(layer, len(self.outputs), calls // len(self.outputs))
+            for layer, calls in layers
+        )
 
 
 def _execute(request: EmulationRequest, samples: Int8Array, *, layers: bool) -> _Execution:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -133,6 +134,8 @@ def read_outputs(directory: Path, count: int, output_size: int) -> Int8Array:
 def read_layer_outputs(directory: Path, count: int) -> LayerOutputs:
     """Read the layer records of the harness: one (count, layer_size) array per layer.
 
+    A layer of a cascade is reported stripe by stripe, from top to bottom.
+
     Raises:
         VerificationError: a layer is missing in some sample, or its size varies.
     """
@@ -148,12 +151,17 @@ def read_layer_outputs(directory: Path, count: int) -> LayerOutputs:
         size = int(header["bytes"])
         layers.setdefault(int(header["layer"]), []).append(np.frombuffer(data, np.int8, size, position))
         position += size
-    for layer in range(max(layers, default=-1) + 1):
-        records = layers.get(layer, [])
-        if len(records) != count or len({record.size for record in records}) != 1:
-            raise VerificationError(
-                "the library does not report every layer once per sample",
-                where=f"DQ_LAYER_OUTPUT of layer {layer}",
-                why=f"{len(records)} records of sizes {sorted({record.size for record in records})}",
-            )
-    return tuple(np.stack(layers[layer]) for layer in sorted(layers))
+    return tuple(_joined(layer, layers.get(layer, []), count) for layer in range(max(layers, default=-1) + 1))
+
+
+def _joined(layer: int, records: Sequence[Int8Array], count: int) -> Int8Array:
+    """The records of a layer, one per sample or one per stripe of rows, as (count, layer_size)."""
+    stripes = len(records) // count
+    sizes = [record.size for record in records]
+    if stripes == 0 or sizes != sizes[:stripes] * count:
+        raise VerificationError(
+            "the library does not report every layer alike in every sample",
+            where=f"DQ_LAYER_OUTPUT of layer {layer}",
+            why=f"{len(records)} records of sizes {sorted(set(sizes))} for {count} samples",
+        )
+    return np.concatenate(records).reshape(count, -1)

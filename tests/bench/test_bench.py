@@ -113,7 +113,7 @@ def test_layer_functions(tmp_path: Path) -> None:
         "    DQ_LAYER_BEGIN(1);\n    dq_pool(&net_layer1, memory, output);\n    DQ_LAYER_END(1);\n"
     )
     assert layer_functions(source, 2) == ("dq_conv", "dq_pool")
-    with pytest.raises(UsageError, match="layers 0, 1 where 0 to 2"):
+    with pytest.raises(UsageError, match="layers 0, 1 where the report has 0 to 2"):
         layer_functions(source, 3)
 
 

@@ -90,10 +90,9 @@ def write_program(networks: Sequence[Network], directory: Path) -> list[Generate
         library = generate(network.graph, network.target, options)
         write_library(library, directory)
         libraries.append(library)
-        steps = build_schedule(
+        calls += build_schedule(
             network.graph, network.target.features, network.io_layout, network.optimize
-        ).steps
-        calls += [step.call for step in steps]
+        ).calls
         includes += [f'#include "{prefix}_weights.c"', f'#include "{prefix}.c"']
         macro = prefix.upper()
         lines.append(

@@ -7,6 +7,7 @@
 #include "semihosting.h"
 
 static dq_interval_t totals[DQ_LAYER_SLOTS];
+static uint32_t calls[DQ_LAYER_SLOTS];
 static dq_stamp_t begin;
 static dq_file_t file;
 
@@ -30,6 +31,7 @@ void dq_harness_layer_end(uint32_t layer)
         dq_fail("layer index out of range");
     }
     dq_add_interval(&totals[layer], &begin, &end);
+    calls[layer]++;
 }
 
 void dq_harness_layer_output(uint32_t layer, const void *data, uint32_t bytes)
@@ -54,6 +56,7 @@ void dq_layers_report(void)
         dq_print_hex(layer);
         dq_print_hex(totals[layer].ticks);
         dq_print_hex(totals[layer].spins);
+        dq_print_hex(calls[layer]);
         dq_print("\n");
     }
     dq_close(file);

@@ -23,6 +23,7 @@
 
 static uint32_t dq_profile_begin;
 static uint32_t dq_profile_cycles[GOLDEN_LAYER_COUNT + 1];
+static uint32_t dq_profile_calls[GOLDEN_LAYER_COUNT + 1];
 
 static void dq_profile_start(void)
 {
@@ -35,7 +36,8 @@ static void dq_profile_start(void)
 }
 
 #define DQ_LAYER_BEGIN(i) (dq_profile_begin = DQ_PROFILE_CYCLES())
-#define DQ_LAYER_END(i) (dq_profile_cycles[i] += DQ_PROFILE_CYCLES() - dq_profile_begin)
+#define DQ_LAYER_END(i) \
+    (dq_profile_cycles[i] += DQ_PROFILE_CYCLES() - dq_profile_begin, ++dq_profile_calls[i])
 
 #include "golden.c"
 
@@ -68,8 +70,9 @@ static void dq_profile_report(uint32_t total)
     printf("%-24s %-28s %10s %10s %7s\n", "layer", "function", "MACs", "cycles", "/MAC");
     for (int i = 0; i < GOLDEN_LAYER_COUNT; ++i) {
         const uint32_t cycles = dq_profile_cycles[i];
+        const uint32_t hooks = overhead * dq_profile_calls[i];
         dq_profile_print(
-            layers[i].name, layers[i].function, layers[i].macs, cycles > overhead ? cycles - overhead : 0u);
+            layers[i].name, layers[i].function, layers[i].macs, cycles > hooks ? cycles - hooks : 0u);
     }
     dq_profile_print("all", "golden_run", 1216u, total);
     if (total == 0u) {

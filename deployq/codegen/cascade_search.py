@@ -1,0 +1,153 @@
+"""Which layers are executed depth first where RAM counts most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from deployq.codegen.arena import plan_arena, smallest_arena
+from deployq.codegen.cascade import StripedLayer, cascade, has_equal_tables
+from deployq.codegen.kernels import Core, choose_kernel
+from deployq.codegen.schedule import Cascade, Schedule, Step
+from deployq.codegen.stripes import stripes_of
+from deployq.errors import ModelError
+from deployq.graph import Graph
+from deployq.ops import IntegerOperator, KernelCall
+
+#: Rows of a stripe, the fastest first.
+STRIPE_ROWS = (4, 2, 1)
+
+#: Plans of arenas that are made to find a cascade.
+_PLANS = 20
+
+#: Of the arenas that are compared.
+_ALIGNMENT = 4
+
+
+@dataclass(frozen=True)
+class Span:
+    """Steps [start, stop) of a schedule, to be executed depth first in stripes of some rows."""
+
+    start: int
+    stop: int
+    rows: int
+
+
+class Cutter:
+    """Cuts steps into stripes and remembers the kernels it chose.
+
+    Args:
+        graph: integer graph.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._known: dict[tuple[str, Core, int], StripedLayer | None] = {}
+
+    def cut(self, step: Step, rows: int, cores: Mapping[str, Core]) -> StripedLayer | None:
+        """The step in stripes; None where it has none, or they cannot share their tables.
+
+        Args:
+            step: of a layer-by-layer schedule.
+            rows: of a stripe.
+            cores: that kernels are chosen for, by node name.
+        """
+        if step.node is None or step.node.name not in cores:
+            return None
+        core = cores[step.node.name]
+        key = (step.node.name, core, rows)
+        if key not in self._known:
+            self._known[key] = self._cut(step, rows, core)
+        return self._known[key]
+
+    def _cut(self, step: Step, rows: int, core: Core) -> StripedLayer | None:
+        node = step.node
+        assert node is not None and isinstance(node.op, IntegerOperator)
+        stripes = stripes_of(node.op, self._graph.input_shapes(node), rows)
+        if stripes is None:
+            return None
+        sparse = "gaps" in step.call.template
+        calls: dict[tuple[int, ...], KernelCall] = {}
+        for stripe in stripes:
+            if stripe.geometry not in calls:
+                try:
+                    call = choose_kernel(stripe.op, stripe.shapes, core, None, node.name, sparse)
+                except ModelError:
+                    return None
+                calls[stripe.geometry] = call
+        if not has_equal_tables(list(calls.values())):
+            return None
+        return StripedLayer(stripes, tuple(calls[stripe.geometry] for stripe in stripes))
+
+
+def with_cascades(
+    schedule: Schedule, spans: Sequence[Span], cutter: Cutter, cores: Mapping[str, Core]
+) -> Schedule:
+    """The schedule with cascades; a span that cannot be one stays layer by layer.
+
+    Args:
+        schedule: layer by layer.
+        spans: that do not overlap.
+        cutter: of the graph.
+        cores: that kernels are chosen for, by node name.
+    """
+    for span in spans:
+        cut = partial(cutter.cut, rows=span.rows, cores=cores)
+        one = cascade(schedule, span.start, span.stop, cut)
+        if one is not None:
+            schedule = _with(schedule, one)
+    return schedule
+
+
+def find_spans(schedule: Schedule, cutter: Cutter, cores: Mapping[str, Core]) -> tuple[Span, ...]:
+    """The spans that make the arena smallest, found one after the other.
+
+    Args:
+        schedule: layer by layer.
+        cutter: of the graph.
+        cores: that kernels are chosen for, by node name.
+    """
+    spans: tuple[Span, ...] = ()
+    smallest = plan_arena(schedule, _ALIGNMENT).bytes
+    while True:
+        before = with_cascades(schedule, spans, cutter, cores)
+        bounded = []
+        for span in _possible_spans(before, spans):
+            trial = with_cascades(before, [span], cutter, cores)
+            if len(trial.cascades) > len(spans):
+                bounded.append((smallest_arena(trial, _ALIGNMENT), -span.rows, span, trial))
+        best = None
+        # Only the most promising ones, those with the smallest bound, are planned.
+        for bound, _, span, trial in sorted(bounded, key=lambda one: one[:2])[:_PLANS]:
+            if bound < smallest and (size := plan_arena(trial, _ALIGNMENT).bytes) < smallest:
+                best, smallest = span, size
+        if best is None:
+            return spans
+        spans = (*spans, best)
+
+
+def _possible_spans(schedule: Schedule, taken: Sequence[Span]) -> Iterator[Span]:
+    """Spans beside those that are taken."""
+    count = len(schedule.steps)
+    used = {index for span in taken for index in range(span.start, span.stop)}
+    for rows in STRIPE_ROWS:
+        for start in range(count):
+            for stop in range(start + 1, count + 1):
+                if stop - 1 in used or not _has_rows(schedule.steps[stop - 1]):
+                    break
+                yield Span(start, stop, rows)
+
+
+def _has_rows(step: Step) -> bool:
+    """Whether a step may be cut: the rest is said by `stripes_of`."""
+    return step.node is not None and step.order is not None
+
+
+def _with(schedule: Schedule, one: Cascade) -> Schedule:
+    """The schedule with a cascade; its steps get the call of a stripe away from the edges."""
+    steps = list(schedule.steps)
+    for index, calls in one.calls.items():
+        steps[index] = replace(steps[index], call=calls[len(calls) // 2])
+    cascades = sorted((*schedule.cascades, one), key=lambda other: other.start)
+    return replace(schedule, steps=tuple(steps), cascades=tuple(cascades))
