@@ -7,26 +7,28 @@ Layers executed depth first, see `deployq.codegen.cascade`, keep a few lines of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
-from deployq.arithmetic import INT32_MAX
 from deployq.codegen.arena import plan_arena, smallest_arena
 from deployq.codegen.cascade_search import STRIPE_ROWS, Cutter, Span, find_spans, with_cascades
 from deployq.codegen.kernels import Core
 from deployq.codegen.schedule import Calls, Schedule, schedule_on
 from deployq.graph import Graph, Node
+from deployq.ops import IntegerOperator
 from deployq.ops.conv2d import IntegerConv2d
 from deployq.ops.linear import IntegerLinear
 
-#: Preferences a layer may be given where RAM counts most, the fastest first.
-_CANDIDATES = ("balanced", "ram", "flash")
+#: Preferences a layer may be given where RAM counts most, and how much slower they make it, roughly.
+_SLOWDOWN = {"balanced": 1.0, "ram": 2.0, "flash": 4.0}
+
+#: How much slower stripes of one row are, as far as it was measured: 6 to 10 %.
+_STRIPE_COST = 0.08
 
 #: Of the arenas that are compared.
 _ALIGNMENT = 4
-
-#: Part of the smallest arena that is given for speed: one in so many bytes.
-_MARGIN = 16
 
 
 def build_schedule(
@@ -38,8 +40,8 @@ def build_schedule(
         graph: integer graph; every node is an `IntegerOperator`.
         features: instruction set extensions of the target.
         io_layout: "nhwc" or "nchw": order of the function's input and output.
-        optimize: "balanced", "speed" or "flash", see `Core`; "ram": the smallest arena found, and what is
-            faster within a sixteenth more.
+        optimize: "balanced", "speed" or "flash", see `Core`; "ram": the smallest arena found; what makes
+            layers slower must save much, see `_SmallestArena.score`.
 
     Raises:
         ModelError: some layer cannot be proven safe.
@@ -55,16 +57,6 @@ class _Choice:
 
     preferences: Mapping[str, str]
     spans: tuple[Span, ...] = ()
-
-    def preferring(self, name: str, optimize: str) -> _Choice:
-        """The choice with another preference of one layer."""
-        return replace(self, preferences={**self.preferences, name: optimize})
-
-    def striped(self, index: int, rows: int) -> _Choice:
-        """The choice with other stripes in one span."""
-        spans = list(self.spans)
-        spans[index] = replace(spans[index], rows=rows)
-        return replace(self, spans=tuple(spans))
 
 
 class _SmallestArena:
@@ -92,44 +84,67 @@ class _SmallestArena:
         nodes = {node.name: choice.preferences.get(node.name, "balanced") for node in self.graph.nodes}
         return {name: Core(self.features, optimize) for name, optimize in nodes.items()}
 
-    def bytes(self, choice: _Choice, limit: int) -> int:
-        """Size of the arena, or one that is beyond the limit as well."""
+    def score(self, choice: _Choice, limit: float = math.inf) -> float:
+        """Bytes of the arena times the root of the slowdown, or something else that is beyond the limit."""
         schedule = self.schedule(choice)
-        bound = smallest_arena(schedule, _ALIGNMENT)
-        return bound if bound > limit else plan_arena(schedule, _ALIGNMENT).bytes
+        slowness = math.sqrt(self.slowdown(choice, schedule))
+        bound = smallest_arena(schedule, _ALIGNMENT) * slowness
+        return bound if bound >= limit else plan_arena(schedule, _ALIGNMENT).bytes * slowness
+
+    def slowdown(self, choice: _Choice, schedule: Schedule) -> float:
+        """Estimated instructions relative to those of the fastest choice."""
+        of_rows = {
+            index: 1 + _STRIPE_COST / span.rows
+            for span in choice.spans
+            for index in range(span.start, span.stop)
+        }
+        before = after = 1.0
+        for index, step in enumerate(schedule.steps):
+            macs = _macs(self.graph, step.node) if step.node else 0
+            preference = choice.preferences.get(step.name, "balanced")
+            before += macs
+            after += macs * _SLOWDOWN[preference] * of_rows.get(index, 1.0)
+        return after / before
 
     def run(self) -> Schedule:
-        """The smallest arena found, then what is faster in an arena that is hardly larger."""
+        """The choice of the best score that small steps lead to."""
         names = [node.name for node in self.graph.nodes if _has_a_choice(node)]
-        starts = [self._start(dict.fromkeys(names, optimize)) for optimize in _CANDIDATES]
-        sizes = [self.bytes(start, INT32_MAX) for start in starts]
-        size = min(sizes)
-        best = starts[sizes.index(size)]
-        for name in names:
-            for optimize in _CANDIDATES:
-                trial = best.preferring(name, optimize)
-                if (smaller := self.bytes(trial, size - 1)) < size:
-                    best, size = trial, smaller
-        return self.schedule(self._faster(best, names, size + size // _MARGIN))
+        starts = [self._start(dict.fromkeys(names, optimize)) for optimize in _SLOWDOWN]
+        best = min(starts, key=self.score)
+        score = self.score(best)
+        for trials in (
+            *(partial(self._preferring, name) for name in names),
+            *(partial(self._striped, index) for index in range(len(best.spans))),
+        ):
+            for trial in trials(best):
+                if (lower := self.score(trial, score)) < score:
+                    best, score = trial, lower
+        return self.schedule(best)
 
     def _start(self, preferences: dict[str, str]) -> _Choice:
         choice = _Choice(preferences)
         return _Choice(preferences, find_spans(self.schedule(choice), self.cutter, self.cores(choice)))
 
-    def _faster(self, choice: _Choice, names: Sequence[str], limit: int) -> _Choice:
-        """The choice with faster kernels, larger stripes and fewer cascades, as far as a limit allows."""
-        for name in names:
-            for optimize in _CANDIDATES[: _CANDIDATES.index(choice.preferences[name])]:
-                trial = choice.preferring(name, optimize)
-                if self.bytes(trial, limit) <= limit:
-                    choice = trial
-                    break
-        for index in reversed(range(len(choice.spans))):
-            without = replace(choice, spans=choice.spans[:index] + choice.spans[index + 1 :])
-            larger = [rows for rows in STRIPE_ROWS if rows > choice.spans[index].rows]
-            trials = [without, *(choice.striped(index, rows) for rows in larger)]
-            choice = next((trial for trial in trials if self.bytes(trial, limit) <= limit), choice)
-        return choice
+    @staticmethod
+    def _preferring(name: str, choice: _Choice) -> list[_Choice]:
+        """The choice with another preference of one layer."""
+        return [
+            replace(choice, preferences={**choice.preferences, name: optimize})
+            for optimize in _SLOWDOWN
+            if optimize != choice.preferences[name]
+        ]
+
+    @staticmethod
+    def _striped(index: int, choice: _Choice) -> list[_Choice]:
+        """The choice with other stripes in one span."""
+        return [
+            replace(choice, spans=(*choice.spans[:index], span, *choice.spans[index + 1 :]))
+            for span in (replace(choice.spans[index], rows=rows) for rows in STRIPE_ROWS)
+        ]
+
+
+def _macs(graph: Graph, node: Node) -> int:
+    return node.op.macs(graph.input_shapes(node)) if isinstance(node.op, IntegerOperator) else 0
 
 
 def _has_a_choice(node: Node) -> bool:
