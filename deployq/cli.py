@@ -124,6 +124,9 @@ def build(
     io_layout: Annotated[Text, _option("--io-layout", "Layout of the C function: nhwc or nchw.")] = None,
     float_io: Annotated[Flag, _option("--float-io/--no-float-io", "Also an ONNX with float I/O.")] = None,
     single_file: Annotated[Flag, _option("--single-file/--no-single-file", "One C file.")] = None,
+    input_rows: Annotated[
+        Flag, _option("--input-rows/--no-input-rows", "The C asks for its input row by row: no image in RAM.")
+    ] = None,
     optimize: Annotated[
         Text, _option("--optimize", "Where they conflict: speed, ram, flash or balanced [balanced].")
     ] = None,
@@ -169,7 +172,7 @@ def _with_options_of_build(*without: str) -> Callable[[Command], Command]:
 
 @app.command()
 @_with_options_of_build(
-    *("name", "io_layout", "float_io", "single_file", "min_accuracy"),
+    *("name", "io_layout", "float_io", "single_file", "input_rows", "min_accuracy"),
     *("verify_samples", "host_samples", "strict"),
 )
 def quantize(

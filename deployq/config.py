@@ -112,6 +112,7 @@ class BuildConfig:
         float_io: also write an ONNX model that takes and gives floats.
         single_file: generate one C file instead of several.
         optimize: "balanced", "speed", "ram" or "flash": what counts where they conflict.
+        input_rows: the library has a second function that asks for its input row by row.
         seed: of everything random; equal seeds give equal output.
         flash: bytes the weights and the code may take; None for no limit.
         ram: bytes the arena and the stack may take; None for no limit.
@@ -162,6 +163,7 @@ class BuildConfig:
     float_io: bool = _setting(False, read_flag)
     single_file: bool = _setting(False, read_flag)
     optimize: str = _setting("balanced", read_text)
+    input_rows: bool = _setting(False, read_flag)
     seed: int = _setting(0, read_integer)
     flash: int | None = _setting(None, read_bytes)
     ram: int | None = _setting(None, read_bytes)

@@ -36,7 +36,8 @@ _MOST_COMPARED, _FEWEST_UNUSED = 2000, 100
 
 #: Settings that say where something is or what C is generated, not how the network is quantized.
 _NOT_ABOUT_WEIGHTS = frozenset(
-    "name output io_layout float_io single_file min_accuracy strict verify_samples host_samples force".split()
+    "name output io_layout float_io single_file input_rows min_accuracy strict "
+    "verify_samples host_samples force".split()
 )
 
 

@@ -188,6 +188,7 @@ def generate_c(network: IntegerModel, config: BuildConfig | None = None) -> Gene
         input_note="q = pixel - 128" if network.takes_pixels else "",
         single_file=config.single_file,
         optimize=config.optimize,
+        input_rows=config.input_rows,
     )
     return generate(network.graph, load_target(config.target), options)
 

@@ -308,7 +308,7 @@ def test_without_matplotlib(elsewhere: Path) -> None:
 
 def test_every_setting_is_an_option() -> None:
     settings = {item.name for item in fields(BuildConfig)}
-    about_c = {"name", "io_layout", "float_io", "single_file", "min_accuracy"}
+    about_c = {"name", "io_layout", "float_io", "single_file", "input_rows", "min_accuracy"}
     about_c |= {"verify_samples", "host_samples", "strict"}
     of_build = set(signature(cli.build).parameters)
     parameters = set(signature(cli.quantize).parameters)

@@ -59,6 +59,7 @@ def test_to_toml_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
         optimize="flash",
         float_io=True,
         single_file=True,
+        input_rows=True,
         seed=2**40,
         flash=65536,
         ram=16384,

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from deployq.allocation.trial import trial_graph, weighted_nodes
 from deployq.alphabet import Alphabet, alphabet
 from deployq.codegen.arena import plan_arena
+from deployq.codegen.emit import schedule_of
 from deployq.codegen.generated import EmitOptions
-from deployq.codegen.optimize import build_schedule
 from deployq.codegen.schedule import Schedule
 from deployq.errors import BudgetError
 from deployq.graph import Graph, Quantization
@@ -208,7 +208,7 @@ def _schedule(
     assignment: Assignment,
 ) -> Schedule:
     trial = trial_graph(graph, calibrated, assignment)
-    return build_schedule(trial, target.features, options.io_layout, options.optimize)
+    return schedule_of(trial, target, options)
 
 
 def arena_bytes(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deployq.codegen.schedule import Cascade, Instruction, Schedule, Step
+from deployq.codegen.schedule import SOURCE, Cascade, Instruction, Schedule, Step
 from deployq.codegen.stripes import Stripe
 from deployq.ops import KernelCall
 
@@ -47,6 +47,38 @@ class StripedLayer:
         return self.calls[len(self.calls) // 2]
 
 
+@dataclass(frozen=True)
+class InputRow:
+    """A row of the network's input, in the place of a stripe: it reads nothing."""
+
+    first: int
+    low: int = 0
+    high: int = 0
+
+    @property
+    def last(self) -> int:
+        """End of the rows, exclusive."""
+        return self.first + 1
+
+    @property
+    def rows(self) -> int:
+        """One."""
+        return 1
+
+
+@dataclass(frozen=True)
+class InputRows:
+    """The network's input, in the place of a layer.
+
+    Attributes:
+        stripes: its rows.
+        line_bytes: bytes of a row.
+    """
+
+    stripes: tuple[InputRow, ...]
+    line_bytes: int
+
+
 #: How a step is cut; None where it cannot be.
 Cutter = Callable[[Step], StripedLayer | None]
 
@@ -62,7 +94,9 @@ def has_equal_tables(calls: Sequence[KernelCall]) -> bool:
     )
 
 
-def cascade(schedule: Schedule, start: int, stop: int, cut: Cutter) -> Cascade | None:
+def cascade(
+    schedule: Schedule, start: int, stop: int, cut: Cutter, source: InputRows | None = None
+) -> Cascade | None:
     """Execute steps [start, stop) depth first.
 
     Args:
@@ -70,10 +104,11 @@ def cascade(schedule: Schedule, start: int, stop: int, cut: Cutter) -> Cascade |
         start: index of the first step.
         stop: end of the steps, exclusive; the last one writes a whole feature map.
         cut: how each step is cut.
+        source: the network's input, if the caller gives it row by row: its buffer is rolled as well.
 
     Returns:
-        The cascade; None where a step cannot be cut, a buffer is reshaped on the way, or nothing would be
-        rolled.
+        The cascade; None where a step cannot be cut, a buffer is reshaped on the way, nothing would be
+        rolled, or somebody reads a `source` later.
     """
     layers: dict[int, StripedLayer] = {}
     for index in range(start, stop):
@@ -81,23 +116,31 @@ def cascade(schedule: Schedule, start: int, stop: int, cut: Cutter) -> Cascade |
         if layer is None:
             return None
         layers[index] = layer
-    if not _see_the_same_lines(schedule, layers):
-        return None
     makers = {schedule.steps[index].output: index for index in layers}
+    every: dict[int, StripedLayer | InputRows] = dict(layers)
+    if source is not None:
+        every[SOURCE] = source
+        makers[schedule.input] = SOURCE
+    if not _see_the_same_lines(schedule, layers, source):
+        return None
     read_later = {
         buffer for index, step in enumerate(schedule.steps) if index not in layers for buffer in step.inputs
     }
     outside = {buffer for buffer, place in enumerate(schedule.buffers) if place.place == "output"}
     rolled = makers.keys() - read_later - outside - {schedule.steps[stop - 1].output}
-    if not rolled:
+    if not rolled or (source is not None and schedule.input not in rolled):
         return None
-    order = _order(schedule, layers, makers)
-    return _Roller(schedule, layers, makers, frozenset(rolled)).run(order, start, stop)
+    order = _order(schedule, every, makers)
+    return _Roller(schedule, every, makers, frozenset(rolled)).run(order, start, stop)
 
 
-def _see_the_same_lines(schedule: Schedule, layers: Mapping[int, StripedLayer]) -> bool:
+def _see_the_same_lines(
+    schedule: Schedule, layers: Mapping[int, StripedLayer], source: InputRows | None
+) -> bool:
     """Whether all who use a buffer divide it into the same lines; a reshape between them may change that."""
     lines: dict[int, set[int]] = {}
+    if source is not None:
+        lines[schedule.input] = {source.line_bytes}
     for index, layer in layers.items():
         step = schedule.steps[index]
         lines.setdefault(step.output, set()).add(layer.line_bytes)
@@ -106,7 +149,15 @@ def _see_the_same_lines(schedule: Schedule, layers: Mapping[int, StripedLayer]) 
     return all(len(sizes) == 1 for sizes in lines.values())
 
 
-def _order(schedule: Schedule, layers: Mapping[int, StripedLayer], makers: Mapping[int, int]) -> list[int]:
+_Layers = Mapping[int, StripedLayer | InputRows]
+
+
+def _inputs(schedule: Schedule, index: int) -> tuple[int, ...]:
+    """The buffers that a step reads."""
+    return () if index == SOURCE else schedule.steps[index].inputs
+
+
+def _order(schedule: Schedule, layers: _Layers, makers: Mapping[int, int]) -> list[int]:
     """The steps in the order in which their stripes are computed: each just before it is needed."""
     done = dict.fromkeys(layers, 0)
     order: list[int] = []
@@ -116,7 +167,7 @@ def _order(schedule: Schedule, layers: Mapping[int, StripedLayer], makers: Mappi
 
     def advance(index: int) -> None:
         stripe = layers[index].stripes[done[index]]
-        for buffer in schedule.steps[index].inputs:
+        for buffer in _inputs(schedule, index):
             while buffer in makers and rows(makers[buffer]) < stripe.high:
                 advance(makers[buffer])
         order.append(index)
@@ -142,14 +193,15 @@ class _Roller:
     def __init__(
         self,
         schedule: Schedule,
-        layers: Mapping[int, StripedLayer],
+        layers: _Layers,
         makers: Mapping[int, int],
         rolled: frozenset[int],
     ) -> None:
         self.schedule, self.layers, self.makers, self.rolled = schedule, layers, makers, rolled
+        self.outputs = {index: buffer for buffer, index in makers.items()}
         self.readers: dict[int, list[int]] = {}
         for index in layers:
-            for buffer in schedule.steps[index].inputs:
+            for buffer in _inputs(schedule, index):
                 self.readers.setdefault(buffer, []).append(index)
 
     def run(self, order: Sequence[int], start: int, stop: int) -> Cascade:
@@ -159,27 +211,23 @@ class _Roller:
         done = dict.fromkeys(self.layers, 0)
         origin = dict.fromkeys(self.makers, 0)
         for index in order:
-            step, layer = self.schedule.steps[index], self.layers[index]
+            output, layer = self.outputs[index], self.layers[index]
             stripe = layer.stripes[done[index]]
             line = layer.line_bytes
-            if step.output in self.rolled:
-                base = origin[step.output]
-                if stripe.last - base > capacity[step.output]:
-                    kept = min(self._needed_from(step.output, done), stripe.first)
+            if output in self.rolled:
+                base = origin[output]
+                if stripe.last - base > capacity[output]:
+                    kept = min(self._needed_from(output, done), stripe.first)
                     if kept < stripe.first:
                         moved = (stripe.first - kept) * line
-                        instructions.append(
-                            Instruction(None, 0, ((kept - base) * line,), 0, step.output, moved)
-                        )
-                    origin[step.output] = kept
+                        instructions.append(Instruction(None, 0, ((kept - base) * line,), 0, output, moved))
+                    origin[output] = kept
             sources = tuple(
-                (stripe.low - origin.get(buffer, 0)) * layer.input_line_bytes(place)
-                for place, buffer in enumerate(step.inputs)
+                (stripe.low - origin.get(buffer, 0)) * self._line_bytes(index, place)
+                for place, buffer in enumerate(_inputs(self.schedule, index))
             )
-            target = (stripe.first - origin[step.output]) * line
-            instructions.append(
-                Instruction(index, done[index], sources, target, step.output, stripe.rows * line)
-            )
+            target = (stripe.first - origin[output]) * line
+            instructions.append(Instruction(index, done[index], sources, target, output, stripe.rows * line))
             done[index] += 1
         sizes = {
             buffer: capacity[buffer] * self.layers[self.makers[buffer]].line_bytes for buffer in self.rolled
@@ -187,18 +235,27 @@ class _Roller:
         return Cascade(
             start=start,
             stop=stop,
-            calls={index: layer.calls for index, layer in self.layers.items()},
+            calls={
+                index: layer.calls for index, layer in self.layers.items() if isinstance(layer, StripedLayer)
+            },
             sizes=sizes,
             instructions=tuple(instructions),
             leads=self._leads(order, stop - 1),
+            source=self.outputs.get(SOURCE),
         )
+
+    def _line_bytes(self, index: int, place: int) -> int:
+        """Bytes of a line of an input of a step."""
+        layer = self.layers[index]
+        assert isinstance(layer, StripedLayer)
+        return layer.input_line_bytes(place)
 
     def _capacities(self, order: Sequence[int]) -> dict[int, int]:
         """Lines of each rolled buffer: the most that are there at the same time."""
         done = dict.fromkeys(self.layers, 0)
         capacity = dict.fromkeys(self.rolled, 0)
         for index in order:
-            output = self.schedule.steps[index].output
+            output = self.outputs[index]
             if output in self.rolled:
                 stripe = self.layers[index].stripes[done[index]]
                 lines = stripe.last - min(self._needed_from(output, done), stripe.first)
@@ -223,7 +280,7 @@ class _Roller:
         for buffer, readers in self.readers.items():
             if buffer in self.makers or any(buffer in step.inputs for step in steps[last + 1 :]):
                 continue
-            line = self.layers[readers[0]].input_line_bytes(steps[readers[0]].inputs.index(buffer))
+            line = self._line_bytes(readers[0], steps[readers[0]].inputs.index(buffer))
             done = dict.fromkeys(self.layers, 0)
             lead = -(2**31)
             for index in order:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from deployq.codegen.arena import plan_arena, smallest_arena
-from deployq.codegen.cascade import StripedLayer, cascade, has_equal_tables
+from deployq.codegen.cascade import InputRow, InputRows, StripedLayer, cascade, has_equal_tables
 from deployq.codegen.kernels import Core, choose_kernel
 from deployq.codegen.schedule import Cascade, Schedule, Step
 from deployq.codegen.stripes import stripes_of
@@ -27,11 +27,15 @@ _ALIGNMENT = 4
 
 @dataclass(frozen=True)
 class Span:
-    """Steps [start, stop) of a schedule, to be executed depth first in stripes of some rows."""
+    """Steps [start, stop) of a schedule, to be executed depth first in stripes of some rows.
+
+    With `source` the caller gives the network's input row by row.
+    """
 
     start: int
     stop: int
     rows: int
+    source: bool = False
 
 
 class Cutter:
@@ -44,6 +48,11 @@ class Cutter:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._known: dict[tuple[str, Core, int], StripedLayer | None] = {}
+
+    def source(self) -> InputRows:
+        """The rows of the network's input."""
+        channels, height, width = self._graph.tensors[self._graph.input].shape
+        return InputRows(tuple(map(InputRow, range(height))), channels * width)
 
     def cut(self, step: Step, rows: int, cores: Mapping[str, Core]) -> StripedLayer | None:
         """The step in stripes; None where it has none, or they cannot share their tables.
@@ -94,37 +103,64 @@ def with_cascades(
     """
     for span in spans:
         cut = partial(cutter.cut, rows=span.rows, cores=cores)
-        one = cascade(schedule, span.start, span.stop, cut)
+        source = cutter.source() if span.source else None
+        one = cascade(schedule, span.start, span.stop, cut, source)
         if one is not None:
             schedule = _with(schedule, one)
     return schedule
 
 
-def find_spans(schedule: Schedule, cutter: Cutter, cores: Mapping[str, Core]) -> tuple[Span, ...]:
+def find_spans(
+    schedule: Schedule, cutter: Cutter, cores: Mapping[str, Core], spans: tuple[Span, ...] = ()
+) -> tuple[Span, ...]:
     """The spans that make the arena smallest, found one after the other.
 
     Args:
         schedule: layer by layer.
         cutter: of the graph.
         cores: that kernels are chosen for, by node name.
+        spans: that are there already.
     """
-    spans: tuple[Span, ...] = ()
-    smallest = plan_arena(schedule, _ALIGNMENT).bytes
     while True:
         before = with_cascades(schedule, spans, cutter, cores)
-        bounded = []
-        for span in _possible_spans(before, spans):
-            trial = with_cascades(before, [span], cutter, cores)
-            if len(trial.cascades) > len(spans):
-                bounded.append((smallest_arena(trial, _ALIGNMENT), -span.rows, span, trial))
-        best = None
-        # Only the most promising ones, those with the smallest bound, are planned.
-        for bound, _, span, trial in sorted(bounded, key=lambda one: one[:2])[:_PLANS]:
-            if bound < smallest and (size := plan_arena(trial, _ALIGNMENT).bytes) < smallest:
-                best, smallest = span, size
-        if best is None:
+        best = _best(before, _possible_spans(before, spans), cutter, cores)
+        if best is None or best[1] >= plan_arena(before, _ALIGNMENT).bytes:
             return spans
-        spans = (*spans, best)
+        spans = (*spans, best[0])
+
+
+def find_source(schedule: Schedule, cutter: Cutter, cores: Mapping[str, Core]) -> Span | None:
+    """The span that starts with rows of the network's input and makes the arena smallest; None if none can.
+
+    Args:
+        schedule: layer by layer.
+        cutter: of the graph.
+        cores: that kernels are chosen for, by node name.
+    """
+    spans = (
+        Span(0, stop, rows, source=True) for rows in STRIPE_ROWS for stop in range(1, len(schedule.steps) + 1)
+    )
+    best = _best(schedule, spans, cutter, cores)
+    return None if best is None else best[0]
+
+
+def _best(
+    schedule: Schedule, spans: Iterable[Span], cutter: Cutter, cores: Mapping[str, Core]
+) -> tuple[Span, int] | None:
+    """The span that makes the arena smallest, and its bytes; None where none can be a cascade."""
+    bounded = []
+    for span in spans:
+        trial = with_cascades(schedule, [span], cutter, cores)
+        if len(trial.cascades) > len(schedule.cascades):
+            bounded.append((smallest_arena(trial, _ALIGNMENT), -span.rows, span, trial))
+    best: tuple[Span, int] | None = None
+    # Only the most promising ones, those with the smallest bound, are planned.
+    for bound, _, span, trial in sorted(bounded, key=lambda one: one[:2])[:_PLANS]:
+        if best is None or bound < best[1]:
+            size = plan_arena(trial, _ALIGNMENT).bytes
+            if best is None or size < best[1]:
+                best = span, size
+    return best
 
 
 def _possible_spans(schedule: Schedule, taken: Sequence[Span]) -> Iterator[Span]:
@@ -149,5 +185,8 @@ def _with(schedule: Schedule, one: Cascade) -> Schedule:
     steps = list(schedule.steps)
     for index, calls in one.calls.items():
         steps[index] = replace(steps[index], call=calls[len(calls) // 2])
+    buffers = list(schedule.buffers)
+    if one.source is not None:
+        buffers[one.source] = replace(buffers[one.source], place="arena")
     cascades = sorted((*schedule.cascades, one), key=lambda other: other.start)
-    return replace(schedule, steps=tuple(steps), cascades=tuple(cascades))
+    return replace(schedule, steps=tuple(steps), buffers=tuple(buffers), cascades=tuple(cascades))

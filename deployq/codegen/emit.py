@@ -72,8 +72,7 @@ def generate(
         ModelError: a layer whose number range cannot be proven safe.
     """
     environment = template_environment()
-    if schedule is None:
-        schedule = build_schedule(graph, target.features, options.io_layout, options.optimize)
+    schedule = schedule or schedule_of(graph, target, options)
     arena = plan_arena(schedule, target.arena_alignment)
     layers = tuple(
         _layer(environment, graph, schedule, arena, index, options.prefix)
@@ -105,6 +104,7 @@ def generate(
         "linkage": linkage,
         "input": _endpoint(graph.tensors[graph.input]),
         "output": _endpoint(graph.tensors[graph.output]),
+        "reads_rows": schedule.reads_rows,
         "uses_arena": bool(cascades) or any("memory" in layer.arguments for layer in layers),
     }
     files = {
@@ -112,6 +112,16 @@ def generate(
         for name, template in _file_templates(options).items()
     }
     return GeneratedLibrary(**{**vars(library), "files": files})
+
+
+def schedule_of(graph: Graph, target: Target, options: EmitOptions) -> Schedule:
+    """The schedule that a generated library has.
+
+    Raises:
+        ModelError: a layer whose number range cannot be proven safe.
+        UsageError: the input cannot be read row by row, but should.
+    """
+    return build_schedule(graph, target.features, options.io_layout, options.optimize, options.input_rows)
 
 
 def _cascades(schedule: Schedule, arena: Arena, layers: tuple[_Layer, ...]) -> tuple[CascadeText, ...]:
@@ -159,6 +169,8 @@ def _endpoint(tensor: Tensor) -> dict[str, Any]:
         "shape": _shape_text(tensor.shape),
         "size": tensor.size,
         "spatial": len(tensor.shape) == 3,
+        "rows": tensor.shape[1] if len(tensor.shape) == 3 else 1,
+        "row_size": tensor.size // (tensor.shape[1] if len(tensor.shape) == 3 else 1),
         "scale": _float_literal(tensor.quantization.scale),
         "zero_point": tensor.quantization.zero_point,
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 from deployq.codegen.arena import Arena
 from deployq.codegen.kernel_source import nested
-from deployq.codegen.schedule import Cascade, Instruction, Schedule
+from deployq.codegen.schedule import SOURCE, Cascade, Instruction, Schedule
 from deployq.ops import KernelCall
 
 _Row = tuple[int, ...]
@@ -32,7 +32,7 @@ class CascadeCase:
     """A case of the C function of a cascade.
 
     Attributes:
-        layer: index of the layer; None where lines are moved.
+        layer: index of the layer; None where lines are moved, SOURCE where the caller gives a row.
         function: C kernel.
         advances: positions in whole feature maps that move on first: C name of the position, and of the
             column of the table.
@@ -71,6 +71,7 @@ class CascadeText:
         columns: C names of the offsets.
         uses_input: whether the caller's input is read.
         uses_output: whether the caller's output is written.
+        reads_rows: whether the caller gives the input row by row.
         positions: positions in whole feature maps, by C name, at the start.
         cases: numbered from 0.
         rows: of the table: case, then the offsets.
@@ -85,6 +86,7 @@ class CascadeText:
     columns: tuple[str, ...]
     uses_input: bool
     uses_output: bool
+    reads_rows: bool
     positions: Mapping[str, int]
     cases: tuple[CascadeCase, ...]
     rows: tuple[_Row, ...]
@@ -152,6 +154,7 @@ def cascade_text(
         columns=writer.columns,
         uses_input="input" in places,
         uses_output="output" in places,
+        reads_rows=cascade.source is not None,
         positions=writer.starts,
         cases=tuple(writer.cases),
         rows=rows,
@@ -181,7 +184,12 @@ class _Writer:
 
     def add(self, instruction: Instruction) -> None:
         """Append the row of an instruction."""
-        case, offsets = self._move(instruction) if instruction.step is None else self._stripe(instruction)
+        if instruction.step is None:
+            case, offsets = self._move(instruction)
+        elif instruction.step == SOURCE:
+            case, offsets = self._row(instruction)
+        else:
+            case, offsets = self._stripe(instruction, instruction.step)
         number = self.cases.setdefault(case, len(self.cases))
         self.rows.append((number, *(offsets.get(column, 0) for column in self.columns)))
 
@@ -192,10 +200,13 @@ class _Writer:
         case = CascadeCase(None, "memmove", (), f"memory + to, memory + from, {size}u", "", size)
         return case, {"from": base + instruction.sources[0], "to": base + instruction.target}
 
-    def _stripe(self, instruction: Instruction) -> tuple[CascadeCase, dict[str, int]]:
+    def _row(self, instruction: Instruction) -> tuple[CascadeCase, dict[str, int]]:
+        """The next row of the input."""
+        case = CascadeCase(SOURCE, "read", (), "context, row, memory + to", "", instruction.bytes)
+        return case, {"to": (self.arena.buffers[instruction.output] or 0) + instruction.target}
+
+    def _stripe(self, instruction: Instruction, index: int) -> tuple[CascadeCase, dict[str, int]]:
         """A stripe of a layer."""
-        index = instruction.step
-        assert index is not None
         step, call = self.schedule.steps[index], self.cascade.calls[index][instruction.stripe]
         pointers, advances = [f"&{self.structs[index][instruction.stripe].symbol}"], []
         offsets: dict[str, int] = {}

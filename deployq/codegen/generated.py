@@ -27,6 +27,7 @@ class EmitOptions:
         input_note: one sentence on how to make the input, e.g. "q = pixel - 128".
         single_file: kernels, weights and network in one C file, kernels static.
         optimize: what counts where speed, RAM and flash conflict, see `Core`.
+        input_rows: there is a second C function that asks for its input row by row.
 
     Raises:
         UsageError: the prefix cannot name C functions, the layout or what to optimize is unknown.
@@ -39,6 +40,7 @@ class EmitOptions:
     input_note: str = ""
     single_file: bool = False
     optimize: str = "balanced"
+    input_rows: bool = False
 
     def __post_init__(self) -> None:
         check_prefix(self.prefix)

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from deployq.codegen.arena import plan_arena, smallest_arena
-from deployq.codegen.cascade_search import STRIPE_ROWS, Cutter, Span, find_spans, with_cascades
+from deployq.codegen.cascade_search import STRIPE_ROWS, Cutter, Span, find_source, find_spans, with_cascades
 from deployq.codegen.kernels import Core
 from deployq.codegen.schedule import Calls, Schedule, schedule_on
+from deployq.errors import UsageError
 from deployq.graph import Graph, Node
 from deployq.ops import IntegerOperator
 from deployq.ops.conv2d import IntegerConv2d
@@ -32,7 +33,11 @@ _ALIGNMENT = 4
 
 
 def build_schedule(
-    graph: Graph, features: frozenset[str], io_layout: str, optimize: str = "balanced"
+    graph: Graph,
+    features: frozenset[str],
+    io_layout: str,
+    optimize: str = "balanced",
+    input_rows: bool = False,
 ) -> Schedule:
     """Order the kernel calls of an integer graph.
 
@@ -42,13 +47,37 @@ def build_schedule(
         io_layout: "nhwc" or "nchw": order of the function's input and output.
         optimize: "balanced", "speed" or "flash", see `Core`; "ram": the smallest arena found; what makes
             layers slower must save much, see `_SmallestArena.score`.
+        input_rows: the caller gives the input row by row; the layers at the beginning are executed depth
+            first.
 
     Raises:
         ModelError: some layer cannot be proven safe.
+        UsageError: the input cannot be read row by row.
     """
     if optimize == "ram":
-        return _SmallestArena(graph, features, io_layout).run()
-    return schedule_on(graph, Core(features, optimize), io_layout)
+        return _SmallestArena(graph, features, io_layout, input_rows).run()
+    schedule = schedule_on(graph, Core(features, optimize), io_layout)
+    if not input_rows:
+        return schedule
+    cores = dict.fromkeys((node.name for node in graph.nodes), Core(features, optimize))
+    cutter = Cutter(graph)
+    return with_cascades(schedule, [_source(graph, schedule, cutter, cores)], cutter, cores)
+
+
+def _source(graph: Graph, schedule: Schedule, cutter: Cutter, cores: Mapping[str, Core]) -> Span:
+    """The span that begins with rows of the input."""
+    given = graph.tensors[graph.input]
+    span = find_source(schedule, cutter, cores) if len(given.shape) == 3 else None
+    if span is None:
+        raise UsageError(
+            "the input cannot be read row by row",
+            where="--input-rows",
+            why=f"{schedule.steps[0].name!r} does not work on rows of it, or later layers need all of it"
+            if len(given.shape) == 3
+            else f"it is a vector of {given.size} values, not an image",
+            hint="an image whose first layer is a convolution or a pool, in NHWC order (--io-layout nhwc)",
+        )
+    return span
 
 
 @dataclass(frozen=True)
@@ -66,10 +95,14 @@ class _SmallestArena:
         graph: integer graph.
         features: instruction set extensions of the target.
         io_layout: order of the function's input and output.
+        input_rows: the caller gives the input row by row.
     """
 
-    def __init__(self, graph: Graph, features: frozenset[str], io_layout: str) -> None:
+    def __init__(
+        self, graph: Graph, features: frozenset[str], io_layout: str, input_rows: bool = False
+    ) -> None:
         self.graph, self.features, self.io_layout = graph, features, io_layout
+        self.input_rows = input_rows
         self.calls: Calls = {}
         self.cutter = Cutter(graph)
 
@@ -87,6 +120,8 @@ class _SmallestArena:
     def score(self, choice: _Choice, limit: float = math.inf) -> float:
         """Bytes of the arena times the root of the slowdown, or something else that is beyond the limit."""
         schedule = self.schedule(choice)
+        if self.input_rows and not schedule.reads_rows:
+            return math.inf
         slowness = math.sqrt(self.slowdown(choice, schedule))
         bound = smallest_arena(schedule, _ALIGNMENT) * slowness
         return bound if bound >= limit else plan_arena(schedule, _ALIGNMENT).bytes * slowness
@@ -123,7 +158,9 @@ class _SmallestArena:
 
     def _start(self, preferences: dict[str, str]) -> _Choice:
         choice = _Choice(preferences)
-        return _Choice(preferences, find_spans(self.schedule(choice), self.cutter, self.cores(choice)))
+        schedule, cores = self.schedule(choice), self.cores(choice)
+        first = (_source(self.graph, schedule, self.cutter, cores),) if self.input_rows else ()
+        return _Choice(preferences, find_spans(schedule, self.cutter, cores, first))
 
     @staticmethod
     def _preferring(name: str, choice: _Choice) -> list[_Choice]:

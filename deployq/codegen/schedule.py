@@ -53,12 +53,16 @@ class Buffer:
     place: Place
 
 
+#: Stands for a step where the caller gives the next row of the network's input.
+SOURCE = -1
+
+
 @dataclass(frozen=True)
 class Instruction:
     """What a cascade does next: a stripe of a layer, or lines moved to the start of a rolling buffer.
 
     Attributes:
-        step: index of the step; None for a move.
+        step: index of the step; None for a move; SOURCE for a row of the input.
         stripe: index of the stripe.
         sources: offset in bytes into each input; of a move: where the lines are in the buffer.
         target: offset in bytes into the output.
@@ -85,6 +89,7 @@ class Cascade:
         sizes: bytes of the rolling buffers, by index of the buffer.
         instructions: in the order of execution.
         leads: how far its output may overwrite its inputs, see `KernelCall.lead`.
+        source: the buffer of the network's input, if the caller gives it row by row; else None.
     """
 
     start: int
@@ -93,6 +98,7 @@ class Cascade:
     sizes: Mapping[int, int]
     instructions: tuple[Instruction, ...]
     leads: Mapping[tuple[int, int], int]
+    source: int | None = None
 
     @property
     def scratch_bytes(self) -> int:
@@ -110,6 +116,16 @@ class Schedule:
     steps: tuple[Step, ...]
     buffers: tuple[Buffer, ...]
     cascades: tuple[Cascade, ...] = ()
+
+    @property
+    def input(self) -> int:
+        """Index of the buffer of the network's input; it is the first."""
+        return 0
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether the caller gives the input row by row."""
+        return any(cascade.source is not None for cascade in self.cascades)
 
     @property
     def calls(self) -> tuple[KernelCall, ...]:

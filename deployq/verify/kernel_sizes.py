@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployq.codegen.emit import generate
+from deployq.codegen.emit import generate, schedule_of
 from deployq.codegen.generated import EmitOptions, write_library
 from deployq.codegen.kernel_source import kernel_source, template_environment
-from deployq.codegen.optimize import build_schedule
 from deployq.graph import Graph
 from deployq.targets import Target
 from deployq.verify.runner import library_flags
@@ -46,9 +45,7 @@ def kernel_sizes(graphs: Iterable[Graph], target: Target, options: EmitOptions) 
         ToolMissingError: the compiler or binutils are not installed.
     """
     graphs = tuple(graphs)
-    schedules = [
-        build_schedule(graph, target.features, options.io_layout, options.optimize) for graph in graphs
-    ]
+    schedules = [schedule_of(graph, target, options) for graph in graphs]
     weighted = [
         {step.call.function for step in schedule.steps if step.node and hasattr(step.node.op, "accumulation")}
         for schedule in schedules

@@ -74,7 +74,9 @@ def library_stack(objects: Iterable[Path], prefix: str, target: Target) -> int:
     objects = tuple(objects)
     graph = "".join(file.with_suffix(".ci").read_text(encoding="utf-8") for file in objects)
     external = EXTERNAL_STACK_BYTES if _needs_external(objects, target) else 0
-    return worst_stack(graph, f"{prefix}_run", assembly_stack(objects, target)) + external
+    # The one pointer is to a function that gives a row of the input: here the library's own, which copies it.
+    entry, reader = f"{prefix}_run", f"{prefix}_copy_row"
+    return worst_stack(graph, entry, assembly_stack(objects, target), reader) + external
 
 
 def _section_sizes(object_file: Path, target: Target) -> dict[str, int]:
@@ -104,7 +106,9 @@ class Function:
     callees: set[str] = field(default_factory=set)
 
 
-def worst_stack(graph: str, entry: str, assembly: Mapping[str, int] | None = None) -> int:
+def worst_stack(
+    graph: str, entry: str, assembly: Mapping[str, int] | None = None, pointee: str = ""
+) -> int:
     """Deepest sum of frames on any call path from `entry`.
 
     Args:
@@ -112,18 +116,22 @@ def worst_stack(graph: str, entry: str, assembly: Mapping[str, int] | None = Non
             of the library and count as 0.
         entry: function the paths begin at.
         assembly: stack of functions by name, for those that the graph gives no frame.
+        pointee: the function that is called through pointers, if there is one of that name.
 
     Raises:
         DeployqError: no such function, or the stack has no static bound: recursion, a call through a
             pointer, or a frame of variable size.
     """
     functions = parse_call_graph(graph)
+    called = next((name for name in functions if pointee and name.rpartition(":")[2] == pointee), None)
     depth: dict[str, int] = {}
     path: list[str] = []
 
     def visit(name: str) -> int:
         if name in depth:
             return depth[name]
+        if name == "__indirect_call" and called is not None:
+            return visit(called)
         if name in path or name == "__indirect_call":
             reason = "calls itself" if name in path else "calls through a pointer"
             raise _unbounded(f"{(*path, name)[-2]} {reason}")
