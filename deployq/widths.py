@@ -131,9 +131,7 @@ def _held_out(calibration: Calibration) -> npt.NDArray[np.intp]:
 def _costs(calibration: Calibration, config: BuildConfig, progress: Progress) -> FlashCosts:
     """Flash of every option; of code, too, where flash is limited."""
     target = load_target(config.target)
-    options = EmitOptions(
-        io_layout=config.io_layout, optimize=config.optimize, input_rows=config.input_rows
-    )
+    options = EmitOptions(io_layout=config.io_layout, optimize=config.optimize, input_rows=config.input_rows)
     fixed = by_hand(calibration.graph, config)
     code = None
     if config.flash is not None:

@@ -53,8 +53,9 @@ class Measurement:
 
     @property
     def instructions(self) -> int:
-        """Of the layers, without what the entry point does besides."""
-        return sum(layer.instructions for layer in self.layers)
+        """Of an inference without softmax, with what the entry point does besides the layers."""
+        left_out = [layer for layer in self.report.layers if layer.op == "softmax"]
+        return self.report.instructions - sum(layer.instructions for layer in left_out)
 
 
 def main() -> int:
@@ -70,6 +71,7 @@ def main() -> int:
             settings = {
                 "method": arguments.method,
                 "optimize": arguments.optimize,
+                "input_rows": arguments.input_rows,
                 "cycles": arguments.cycles,
             }
             measured.setdefault(network, []).append(measure(network, bits, arguments.target, **settings))
@@ -92,6 +94,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--target", default="cortex-m4", choices=target_names())
     parser.add_argument("--method", default="msq", choices=METHODS)
     parser.add_argument("--optimize", default="balanced", choices=OPTIMIZE)
+    parser.add_argument("--input-rows", action="store_true", help="no buffer holds all of the input")
     parser.add_argument("--cycles", action="store_true", help="also modelled Cortex-M4 cycles")
     parser.add_argument("--markdown", action="store_true")
     return parser.parse_args()
@@ -104,6 +107,7 @@ def measure(
     *,
     method: str = "msq",
     optimize: str = "balanced",
+    input_rows: bool = False,
     cycles: bool = False,
 ) -> Measurement:
     """Build a network into a temporary directory, verified on one sample, and measure it on two."""
@@ -112,6 +116,7 @@ def measure(
             mlperf_configuration(network, bits, method),
             target=target,
             optimize=optimize,
+            input_rows=input_rows,
             output=Path(temporary) / "out",
             host_samples=2,
             verify_samples=1,

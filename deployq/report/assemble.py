@@ -113,15 +113,31 @@ def assemble_report(
                 sparsity=network.sparsity.get(layer.node),
                 accumulator_bits=layer.accumulator_bits or None,
                 instructions=counts[index] if counts else None,
+                stripes=layer.stripes,
             )
             for index, layer in enumerate(library.layers)
         ),
         verification=verification_report(verification),
         machine=machine_note(verification, target),
         warnings=tuple(warnings),
-        notes=network.notes,
+        notes=(*network.notes, *_execution_notes(library, config)),
         pareto=network.pareto,
     )
+
+
+def _execution_notes(library: GeneratedLibrary, config: BuildConfig) -> list[str]:
+    """What the user should know of the order in which the C computes."""
+    notes = []
+    striped = [layer for layer in library.layers if layer.stripes > 1]
+    if striped:
+        count = sum(layer.stripes for layer in striped)
+        notes.append(
+            f"{len(striped)} layers from {striped[0].name!r} to {striped[-1].name!r} run depth first, "
+            f"in {count} stripes of rows; the hooks of a layer are called for each"
+        )
+    if config.input_rows:
+        notes.append(f"{library.prefix}_run_rows asks for its input row by row: no buffer holds all of it")
+    return notes
 
 
 def _tensor(tensor: Tensor, io_layout: str) -> model.TensorReport:

@@ -82,6 +82,7 @@ class LayerReport:
         sparsity: share of the weights whose level is zero, as weight_bits.
         accumulator_bits: two's complement bits the accumulator needs at most, proved at build time.
         instructions: per inference, in the emulator; None without it.
+        stripes: kernel calls per inference: stripes of rows where the layer is executed depth first, else 1.
     """
 
     name: str
@@ -94,6 +95,7 @@ class LayerReport:
     sparsity: float | None = None
     accumulator_bits: int | None = None
     instructions: int | None = None
+    stripes: int = 1
 
 
 @dataclass(frozen=True)

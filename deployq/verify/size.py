@@ -106,9 +106,7 @@ class Function:
     callees: set[str] = field(default_factory=set)
 
 
-def worst_stack(
-    graph: str, entry: str, assembly: Mapping[str, int] | None = None, pointee: str = ""
-) -> int:
+def worst_stack(graph: str, entry: str, assembly: Mapping[str, int] | None = None, pointee: str = "") -> int:
     """Deepest sum of frames on any call path from `entry`.
 
     Args:
