@@ -1,4 +1,4 @@
-"""The MLPerf Tiny networks at two bits: exact on every target."""
+"""The MLPerf Tiny networks at two bits: exact on every target, layer by layer and depth first."""
 
 from __future__ import annotations
 
@@ -37,10 +37,17 @@ def test_every_target_computes_the_same(name: str, tmp_path: Path) -> None:
     assert quantization is not None
     sample = quantized.prepared.samples.quantized(quantization, slice(0, 1))
     given, expected = (to_c_order(values, "nhwc") for values in (sample, run_reference(graph, sample)))
+    depth_first = {"optimize": "ram", "input_rows": len(graph.tensors[graph.input].shape) == 3}
     for target in map(load_target, target_names()):
         if target.machines:
-            directory = tmp_path / target.name
-            library = generate_c(quantized.network, replace(quantized.config, target=target.name))
-            write_library(library, directory)
-            result = run_qemu(directory, library.prefix, target, given, expected.shape[1])
-            assert np.array_equal(result.outputs, expected), target.name
+            arenas = []
+            for number, settings in enumerate(({}, depth_first)):
+                directory = tmp_path / f"{target.name}-{number}"
+                config = replace(quantized.config, target=target.name, **settings)
+                library = generate_c(quantized.network, config)
+                write_library(library, directory)
+                result = run_qemu(directory, library.prefix, target, given, expected.shape[1])
+                assert np.array_equal(result.outputs, expected), (target.name, settings)
+                arenas.append(library.arena_bytes)
+            # Without a buffer for the input, and not larger but for rows of it.
+            assert arenas[1] <= arenas[0] + graph.tensors[graph.input].size // 4, target.name
