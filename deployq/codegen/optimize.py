@@ -15,7 +15,7 @@ from functools import partial
 from deployq.codegen.arena import plan_arena, smallest_arena
 from deployq.codegen.cascade_search import STRIPE_ROWS, Cutter, Span, find_source, find_spans, with_cascades
 from deployq.codegen.kernels import Core
-from deployq.codegen.schedule import Calls, Schedule, schedule_on
+from deployq.codegen.schedule import Calls, Schedule, Step, schedule_on
 from deployq.errors import UsageError
 from deployq.graph import Graph, Node
 from deployq.ops import IntegerOperator
@@ -25,8 +25,11 @@ from deployq.ops.linear import IntegerLinear
 #: Preferences a layer may be given where RAM counts most, and how much slower they make it, roughly.
 _SLOWDOWN = {"balanced": 1.0, "ram": 2.0, "flash": 4.0}
 
-#: How much slower stripes of one row are, as far as it was measured: 6 to 10 %.
-_STRIPE_COST = 0.08
+#: Instructions that a stripe costs besides its work, and for each channel: roughly what was measured.
+_STRIPE_COST, _STRIPE_COST_PER_CHANNEL = 1200, 16
+
+#: Instructions of a MAC of a depthwise layer relative to others, and of any on a core with Helium.
+_PER_DEPTHWISE_MAC, _OF_HELIUM = 2.5, 0.25
 
 #: Of the arenas that are compared.
 _ALIGNMENT = 4
@@ -128,23 +131,31 @@ class _SmallestArena:
 
     def slowdown(self, choice: _Choice, schedule: Schedule) -> float:
         """Estimated instructions relative to those of the fastest choice."""
-        of_rows = {
-            index: 1 + _STRIPE_COST / span.rows
-            for span in choice.spans
-            for index in range(span.start, span.stop)
-        }
         before = after = 1.0
+        stripes = {index: len(calls) for one in schedule.cascades for index, calls in one.calls.items()}
         for index, step in enumerate(schedule.steps):
-            macs = _macs(self.graph, step.node) if step.node else 0
-            preference = choice.preferences.get(step.name, "balanced")
-            before += macs
-            after += macs * _SLOWDOWN[preference] * of_rows.get(index, 1.0)
+            work = self._work(step)
+            before += work
+            after += work * _SLOWDOWN[choice.preferences.get(step.name, "balanced")]
+            if step.node is not None and stripes.get(index, 1) > 1:
+                channels = self.graph.tensors[step.node.output].shape[0]
+                after += stripes[index] * (_STRIPE_COST + _STRIPE_COST_PER_CHANNEL * channels)
         return after / before
+
+    def _work(self, step: Step) -> float:
+        """Instructions of a layer, roughly."""
+        op = step.node.op if step.node else None
+        if step.node is None or not isinstance(op, IntegerOperator):
+            return 0.0
+        macs = op.macs(self.graph.input_shapes(step.node))
+        depthwise = isinstance(op, IntegerConv2d) and op.weight_shape[1] == 1
+        per_mac = _PER_DEPTHWISE_MAC if depthwise else 1.0
+        return macs * per_mac * (_OF_HELIUM if "mve" in self.features else 1.0)
 
     def run(self) -> Schedule:
         """The choice of the best score that small steps lead to."""
         names = [node.name for node in self.graph.nodes if _has_a_choice(node)]
-        starts = [self._start(dict.fromkeys(names, optimize)) for optimize in _SLOWDOWN]
+        starts = [start for optimize in _SLOWDOWN for start in self._starts(dict.fromkeys(names, optimize))]
         best = min(starts, key=self.score)
         score = self.score(best)
         for trials in (
@@ -156,11 +167,13 @@ class _SmallestArena:
                     best, score = trial, lower
         return self.schedule(best)
 
-    def _start(self, preferences: dict[str, str]) -> _Choice:
-        choice = _Choice(preferences)
-        schedule, cores = self.schedule(choice), self.cores(choice)
-        first = (_source(self.graph, schedule, self.cutter, cores),) if self.input_rows else ()
-        return _Choice(preferences, find_spans(schedule, self.cutter, cores, first))
+    def _starts(self, preferences: dict[str, str]) -> list[_Choice]:
+        """The choices of some preferences with the cascades that need the least memory, and without."""
+        plain = _Choice(preferences)
+        schedule, cores = self.schedule(plain), self.cores(plain)
+        if self.input_rows:
+            plain = _Choice(preferences, (_source(self.graph, schedule, self.cutter, cores),))
+        return [plain, _Choice(preferences, find_spans(schedule, self.cutter, cores, plain.spans))]
 
     @staticmethod
     def _preferring(name: str, choice: _Choice) -> list[_Choice]:
@@ -178,10 +191,6 @@ class _SmallestArena:
             replace(choice, spans=(*choice.spans[:index], span, *choice.spans[index + 1 :]))
             for span in (replace(choice.spans[index], rows=rows) for rows in STRIPE_ROWS)
         ]
-
-
-def _macs(graph: Graph, node: Node) -> int:
-    return node.op.macs(graph.input_shapes(node)) if isinstance(node.op, IntegerOperator) else 0
 
 
 def _has_a_choice(node: Node) -> bool:
