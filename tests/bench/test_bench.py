@@ -179,6 +179,20 @@ def test_a_single_file_and_another_core(tmp_path: Path) -> None:
 
 @pytest.mark.qemu
 @needs_tools(*_TOOLS)
+def test_layers_that_are_executed_in_stripes(tmp_path: Path) -> None:
+    """A call for every row: the counts of all calls belong to their layer, those of the hooks to none."""
+    directory = build_digits(tmp_path / "out", input_rows=True)
+    assert "static void digits_cascade0(" in (directory / "firmware" / "digits.c").read_text()
+    report = bench_directory(directory, samples=2)
+    built = json.loads((directory / "report.json").read_text())["layers"]
+    for layer, known in zip(report.layers, built, strict=True):
+        assert layer.instructions == pytest.approx(known["instructions"], rel=0.01, abs=20)
+    layers = sum(layer.instructions for layer in report.layers)
+    assert 0.98 * report.instructions < layers <= report.instructions
+
+
+@pytest.mark.qemu
+@needs_tools(*_TOOLS)
 def test_an_edited_kernel_is_measured_if_it_is_right(edited: Callable[[str, str, str], Path]) -> None:
     idle = "for (volatile int32_t idle = 0; idle < 100; ++idle) {} DQ_LAYER_END(0);"
     directory = edited("digits.c", r"DQ_LAYER_END\(0\);", idle)

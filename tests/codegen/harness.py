@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from deployq.codegen.cascade_search import Cutter, Span, with_cascades
 from deployq.codegen.emit import generate
 from deployq.codegen.generated import EmitOptions, GeneratedLibrary, write_library
 from deployq.codegen.kernel_source import kernel_source, template_environment
+from deployq.codegen.kernels import Core
 from deployq.codegen.optimize import build_schedule
+from deployq.codegen.schedule import Schedule, schedule_on
 from deployq.graph import Graph
 from deployq.layout import to_c_order
 from deployq.targets import Target
@@ -68,17 +71,37 @@ int main(void)
 
 @dataclass(frozen=True)
 class Network:
-    """A graph, the samples it runs on (n, *shape), and how it is generated."""
+    """A graph, the samples it runs on (n, *shape), and how it is generated.
+
+    With `spans`, these steps are executed depth first, whatever `optimize` would choose.
+    """
 
     graph: Graph
     samples: Int8Array
     target: Target
     io_layout: str = "nhwc"
     optimize: str = "balanced"
+    spans: tuple[Span, ...] = ()
+
+    def schedule(self) -> Schedule:
+        """What is generated."""
+        features = self.target.features
+        if not self.spans:
+            return build_schedule(self.graph, features, self.io_layout, self.optimize)
+        return forced_schedule(self.graph, features, self.io_layout, self.optimize, self.spans)
 
     def expected(self) -> Int8Array:
         """Reference outputs (n, size) in the order of the C function."""
         return to_c_order(run_reference(self.graph, self.samples), self.io_layout)
+
+
+def forced_schedule(
+    graph: Graph, features: frozenset[str], io_layout: str, optimize: str, spans: Sequence[Span]
+) -> Schedule:
+    """The schedule in which the given steps are executed depth first, as far as they can be."""
+    core = Core(features, optimize)
+    cores = {node.name: core for node in graph.nodes}
+    return with_cascades(schedule_on(graph, core, io_layout), spans, Cutter(graph), cores)
 
 
 def write_program(networks: Sequence[Network], directory: Path) -> list[GeneratedLibrary]:
@@ -87,12 +110,11 @@ def write_program(networks: Sequence[Network], directory: Path) -> list[Generate
     for index, network in enumerate(networks):
         prefix = f"net{index}"
         options = EmitOptions(prefix, network.io_layout, optimize=network.optimize)
-        library = generate(network.graph, network.target, options)
+        schedule = network.schedule()
+        library = generate(network.graph, network.target, options, schedule)
         write_library(library, directory)
         libraries.append(library)
-        calls += build_schedule(
-            network.graph, network.target.features, network.io_layout, network.optimize
-        ).calls
+        calls += schedule.calls
         includes += [f'#include "{prefix}_weights.c"', f'#include "{prefix}.c"']
         macro = prefix.upper()
         lines.append(

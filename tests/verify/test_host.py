@@ -177,13 +177,23 @@ def _record(layer: int, payload: bytes) -> bytes:
         [_record(0, b"ab"), _record(0, b"ab"), _record(1, b"c")],
         [_record(0, b"ab"), _record(0, b"abc")],
         [_record(1, b"ab"), _record(1, b"ab")],
+        [*(_record(0, stripe) for stripe in (b"ab", b"c", b"ab", b"cd"))],
+        [*(_record(0, stripe) for stripe in (b"ab", b"c", b"ab"))],
     ],
-    ids=["missing in one sample", "size varies", "layer never reported"],
+    ids=["missing in one sample", "size varies", "layer never reported", "stripe varies", "stripe missing"],
 )
 def test_incomplete_layer_records_are_an_error(tmp_path: Path, records: list[bytes]) -> None:
     (tmp_path / "layers.bin").write_bytes(b"".join(records))
-    with pytest.raises(VerificationError, match="every layer once per sample"):
+    with pytest.raises(VerificationError, match="every layer alike in every sample"):
         read_layer_outputs(tmp_path, 2)
+
+
+def test_the_stripes_of_a_layer_are_joined(tmp_path: Path) -> None:
+    records = [_record(0, b"ab"), _record(1, b"x"), _record(0, b"c")] * 2
+    (tmp_path / "layers.bin").write_bytes(b"".join(records))
+    first, second = read_layer_outputs(tmp_path, 2)
+    assert [bytes(row) for row in first] == [b"abc", b"abc"]
+    assert [bytes(row) for row in second] == [b"x", b"x"]
 
 
 _GRAPH = """graph: {{ title: "m.c"
