@@ -106,6 +106,9 @@ def build(
         Text, _option("--sparsity", "Of sparse-gpfq: lambda in steps [0.5; 1 if hard].")
     ] = None,
     directions: Annotated[Number, _option("--directions", "Of maly-saab: directions kept.")] = None,
+    spfq_alphabet: Annotated[
+        Text, _option("--spfq-alphabet", "Of spfq: finite, or infinite (bits follow) [finite].")
+    ] = None,
     granularity: Annotated[Text, _option("--granularity", "Scale per channel or layer [channel].")] = None,
     name: Annotated[Text, _option("--name", "Prefix of the generated C [from the model file].")] = None,
     output: Annotated[Text, _option("--output", "Directory to write [deployq-out].", "-o")] = None,

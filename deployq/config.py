@@ -99,6 +99,8 @@ class BuildConfig:
         threshold: of sparse-gpfq, "soft" or "hard".
         sparsity: of sparse-gpfq, the threshold in units of the scale; None for 0.5 if soft, 1 if hard.
         directions: of maly-saab, directions of the data that are kept.
+        spfq_alphabet: of spfq, "finite", or "infinite": nothing is clipped, and each layer gets the smallest
+            alphabet with the step of `bits` that has the levels found.
         granularity: what shares a weight scale, "channel" or "layer".
         activation_range: "minmax", "percentile" or "mse".
         percentile: share of values kept, in percent, with "percentile".
@@ -150,6 +152,7 @@ class BuildConfig:
     threshold: str = _setting("soft", read_text)
     sparsity: float | None = _setting(None, read_number)
     directions: int | None = _setting(None, read_integer)
+    spfq_alphabet: str = _setting("finite", read_text)
     granularity: str = _setting("channel", read_text)
     activation_range: str = _setting("minmax", read_text)
     percentile: float = _setting(99.99, read_number)
@@ -181,9 +184,7 @@ class BuildConfig:
             chosen = alphabet(self.alphabet) if self.alphabet else default_alphabet(self.bits)
             object.__setattr__(self, "bits", "ternary" if chosen.name == "ternary" else str(chosen.bits))
         self._check_widths()
-        SolverOptions(
-            self.order or ORDERS[0], self.threshold, self.sparsity, self.directions, self.ridge or 0.0
-        )
+        self.solver_options(self.order or ORDERS[0], self.ridge or 0.0)
         load_target(self.target)
         self._one_of("method", METHODS)
         RangeMethod(self.activation_range, self.percentile)
@@ -262,6 +263,12 @@ class BuildConfig:
         value = getattr(self, name)
         if value is not None and not (math.isfinite(value) and low <= value <= high):
             raise UsageError(f"{name} is {value}", where=_option(name), why=f"it must be in {low} .. {high}")
+
+    def solver_options(self, order: str, ridge: float) -> SolverOptions:
+        """The options of the quantizer; order and ridge may be its method's."""
+        return SolverOptions(
+            order, self.threshold, self.sparsity, self.directions, ridge, spfq_alphabet=self.spfq_alphabet
+        )
 
     @property
     def prefix(self) -> str:

@@ -7,7 +7,7 @@ will be deployed, int8 activations included, not a simulation.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,12 +17,14 @@ import numpy.typing as npt
 from deployq.activations import ActivationStore, activation_store
 from deployq.alphabet import Alphabet, alphabet
 from deployq.arithmetic import FloatArray, round_half_up
-from deployq.errors import ModelError, UsageError
+from deployq.errors import ModelError
 from deployq.graph import Graph, Node, Quantization, Shape, last_uses
 from deployq.ops import IntegerOperator, QuantizedWeights, WeightedOperator
 from deployq.ops.add import Add
 from deployq.pareto import ParetoTable
-from deployq.quantizers.layer import LayerSolution, quantize_layer
+from deployq.quantizers.forms import Accumulator, statistics_accumulator
+from deployq.quantizers.inputs import InputStatistics
+from deployq.quantizers.layer import quantize_layer
 from deployq.quantizers.options import SolverOptions
 from deployq.quantizers.registry import Note
 from deployq.quantizers.residual import ResidualAccumulator
@@ -142,7 +144,8 @@ def quantize_graph(
     notes: list[str] = []
     seconds = 0.0
     with activation_store() as store:
-        chunks = _fill(store, graph.input, batches)
+        sizes = _fill(store, graph.input, batches)
+        samples = _Samples(store, known, sizes)
         for index, node in enumerate(order):
             sources = [known[name] for name in node.inputs]
             operator = node.op
@@ -151,7 +154,8 @@ def quantize_graph(
             if isinstance(operator, WeightedOperator):
                 progress(f"quantize {node.name}")
                 branch = _other_branch(graph, node, known) if settings.compensate else None
-                statistics = _statistics(store, node, known, chunks, (settings.seed, index), branch)
+                shape = graph.tensors[node.inputs[0]].shape
+                statistics = _statistics(samples, node, shape, settings, (settings.seed, index), branch)
                 started = time.perf_counter()
                 weights, errors[node.name] = solve_layer(
                     node, statistics, settings, (settings.seed, index), notes.append
@@ -160,7 +164,7 @@ def quantize_graph(
             integer = _integer(node, weights, sources, output)
             known[node.output] = output
             integer_nodes[node.name] = replace(node, op=integer)
-            _advance(store, node, integer, chunks)
+            _advance(store, node, integer, len(sizes))
             for name in {*node.inputs, node.output}:
                 if uses[name] <= index:
                     store.drop(f"float {name}")
@@ -189,13 +193,14 @@ def _integer(
         ) from error
 
 
-def _fill(store: ActivationStore, tensor: str, batches: Iterable[tuple[Array, Array]]) -> int:
-    count = 0
+def _fill(store: ActivationStore, tensor: str, batches: Iterable[tuple[Array, Array]]) -> list[int]:
+    """Store the calibration samples; returns the size of every chunk."""
+    sizes: list[int] = []
     for analog, quantized in batches:
-        store.put(f"float {tensor}", count, analog)
-        store.put(f"int8 {tensor}", count, quantized)
-        count += 1
-    return count
+        store.put(f"float {tensor}", len(sizes), analog)
+        store.put(f"int8 {tensor}", len(sizes), quantized)
+        sizes.append(len(analog))
+    return sizes
 
 
 def _advance(store: ActivationStore, node: Node, integer: IntegerOperator, chunks: int) -> None:
@@ -238,37 +243,89 @@ def _other_branch(graph: Graph, node: Node, known: Mapping[str, Quantization]) -
     return others[0] if others and others[0] in known else None
 
 
+@dataclass(frozen=True)
+class _Samples:
+    """The calibration samples on their way through both networks.
+
+    Attributes:
+        store: activations of the float and of the quantized network.
+        known: quantizations of the tensors that are there.
+        sizes: of the chunks.
+    """
+
+    store: ActivationStore
+    known: Mapping[str, Quantization]
+    sizes: Sequence[int]
+
+    def both(self, tensor: str, chunk: int) -> tuple[Array, Array]:
+        """A chunk of a tensor in the quantized network, real values, and in the float network."""
+        rounded = dequantize(self.store.get(f"int8 {tensor}", chunk), self.known[tensor])
+        return rounded, self.store.get(f"float {tensor}", chunk)
+
+    def rows(self, node: Node, seed: tuple[int, ...]) -> Iterator[tuple[npt.NDArray[np.intp], Array, Array]]:
+        """Positions, rows of X~ and rows of X of every chunk; the same rows where both networks agree."""
+        operator = node.op
+        assert isinstance(operator, WeightedOperator)
+        for chunk in range(len(self.sizes)):
+            quantized, analog = self.both(node.inputs[0], chunk)
+            positions = sampled_positions(operator, analog.shape[1:], (*seed, chunk))
+            analog_rows = operator.patches(analog, positions)
+            same = np.array_equal(analog, quantized)
+            yield positions, analog_rows if same else operator.patches(quantized, positions), analog_rows
+
+
 def _statistics(
-    store: ActivationStore,
+    samples: _Samples,
     node: Node,
-    known: Mapping[str, Quantization],
-    chunks: int,
+    shape: Shape,
+    settings: WeightSettings,
     seed: tuple[int, ...],
     branch: str | None,
-) -> LayerStatistics:
+) -> InputStatistics:
     """Stream the stored activations into the statistics of one layer, and of the branch beside it."""
     operator = node.op
     assert isinstance(operator, WeightedOperator)
-    taps, outputs = int(np.prod(operator.weight.shape[1:])), len(operator.weight)
-    accumulator = StatisticsAccumulator(operator.groups, taps)
-    beside = ResidualAccumulator(operator.groups, taps, outputs // operator.groups)
-    for chunk in range(chunks):
-        analog = store.get(f"float {node.inputs[0]}", chunk)
-        quantized = dequantize(store.get(f"int8 {node.inputs[0]}", chunk), known[node.inputs[0]])
-        positions = sampled_positions(operator, analog.shape[1:], (*seed, chunk))
-        analog_rows = operator.patches(analog, positions)
-        same = np.array_equal(analog, quantized)
-        quantized_rows = analog_rows if same else operator.patches(quantized, positions)
-        accumulator.update(quantized_rows, analog_rows)
-        if branch is not None:
-            difference = store.get(f"float {branch}", chunk) - dequantize(
-                store.get(f"int8 {branch}", chunk), known[branch]
-            )
-            beside.update(quantized_rows, analog_rows, _rows(difference, operator.groups, positions))
-    if not chunks:
-        raise UsageError("there are no calibration samples", where="--calib")
-    statistics = accumulator.finish()
-    return statistics if branch is None else replace(statistics, residual=beside.finish())
+    if branch is not None:
+        return _statistics_beside(samples, node, seed, branch)
+    accumulator = layer_accumulator(operator, shape, sum(samples.sizes), settings)
+    for _, quantized, analog in samples.rows(node, seed):
+        accumulator.update(quantized, analog)
+    return accumulator.finish()
+
+
+def _statistics_beside(samples: _Samples, node: Node, seed: tuple[int, ...], branch: str) -> LayerStatistics:
+    """The statistics of a layer and of the branch its output is added to."""
+    operator = node.op
+    assert isinstance(operator, WeightedOperator)
+    groups, taps, outputs = operator.groups, taps_of(operator), len(operator.weight)
+    accumulator = StatisticsAccumulator(groups, taps)
+    beside = ResidualAccumulator(groups, taps, outputs // groups)
+    for chunk, (positions, quantized, analog) in enumerate(samples.rows(node, seed)):
+        accumulator.update(quantized, analog)
+        rounded, wanted = samples.both(branch, chunk)
+        beside.update(quantized, analog, _rows(wanted - rounded, groups, positions))
+    return replace(accumulator.finish(), residual=beside.finish())
+
+
+def taps_of(operator: WeightedOperator) -> int:
+    """Inputs of one neuron of a layer."""
+    return int(np.prod(operator.weight.shape[1:]))
+
+
+def layer_accumulator(
+    operator: WeightedOperator, shape: Shape, samples: int, settings: WeightSettings
+) -> Accumulator:
+    """What collects the statistics of a layer.
+
+    Args:
+        operator: of the layer.
+        shape: of its input without the batch.
+        samples: of which rows will be added.
+        settings: how its weights will be quantized.
+    """
+    rows = samples * min(operator.positions(shape), POSITIONS_PER_SAMPLE)
+    how = settings.method, settings.options, settings.refine
+    return statistics_accumulator(operator.groups, taps_of(operator), rows, *how)
 
 
 def sampled_positions(
@@ -296,7 +353,7 @@ def _rows(outputs: Array, groups: int, positions: npt.NDArray[np.intp]) -> Array
 
 def solve_layer(
     node: Node,
-    statistics: LayerStatistics,
+    statistics: InputStatistics,
     settings: WeightSettings,
     seed: tuple[int, ...] = (0,),
     note: Note = lambda message: None,
@@ -312,21 +369,31 @@ def solve_layer(
 
     Returns:
         The weights and their relative error |X W - X~ Q| / |X W|.
+
+    Raises:
+        ModelError: weights or statistics are not finite, or levels do not fit into any alphabet.
     """
     operator = node.op
     assert isinstance(operator, WeightedOperator)
     chosen = settings.alphabet_of(node)
     weight: FloatArray = operator.weight.reshape(operator.weight.shape[0], -1).astype(np.float64)
-    solution: LayerSolution = quantize_layer(
-        weight,
-        operator.bias,
-        statistics,
-        chosen,
-        settings.method,
-        settings.granularity,
-        replace(settings.options, seed=seed),
-        settings.refine,
-        lambda message: note(f"layer {node.name!r}: {message}"),
-    )
-    weights = QuantizedWeights(solution.levels, solution.scales, solution.bias, chosen)
+    options = replace(settings.options, seed=seed)
+    if operator.fixed_alphabet:
+        options = replace(options, spfq_alphabet="finite")
+    try:
+        solution = quantize_layer(
+            weight,
+            operator.bias,
+            statistics,
+            chosen,
+            settings.method,
+            settings.granularity,
+            options,
+            settings.refine,
+            lambda message: note(f"layer {node.name!r}: {message}"),
+        )
+    except ModelError as error:
+        what = f"layer {node.name!r}: {error.what}"
+        raise ModelError(what, where=error.where or node.source, why=error.why, hint=error.hint) from error
+    weights = QuantizedWeights(solution.levels, solution.scales, solution.bias, solution.alphabet)
     return weights, float(solution.relative_error)

@@ -13,7 +13,6 @@ from deployq.data import Labels, Samples
 from deployq.errors import AccuracyError
 from deployq.layerwise import IntegerModel, WeightSettings, quantize_graph
 from deployq.pareto import LayerWidth
-from deployq.quantizers.options import SolverOptions
 from deployq.recipes import Recipe, recipe
 from deployq.training.settings import TuneSettings, split_samples
 from deployq.widths import by_hand, within_budget
@@ -31,7 +30,7 @@ def recipe_of(config: BuildConfig, samples: int) -> Recipe:
 def weight_settings(config: BuildConfig, chosen: Recipe) -> WeightSettings:
     """How the weights are quantized; without the alphabets of single layers."""
     named = config.alphabet or default_alphabet("8" if config.bits == AUTO_BITS else config.bits).name
-    options = SolverOptions(chosen.order, config.threshold, config.sparsity, config.directions, chosen.ridge)
+    options = config.solver_options(chosen.order, chosen.ridge)
     return WeightSettings(
         alphabet(named),
         chosen.method,

@@ -12,6 +12,7 @@ _SETTINGS_OF = (
     ("threshold", "method", "sparse-gpfq"),
     ("sparsity", "method", "sparse-gpfq"),
     ("directions", "method", "maly-saab"),
+    ("spfq_alphabet", "method", "spfq"),
     ("percentile", "activation_range", "percentile"),
 )
 
@@ -30,6 +31,6 @@ def check_used(config: BuildConfig) -> None:
             option = f"--{setting.replace('_', '-')}"
             raise UsageError(
                 f"{name} is a setting of {needed}, and would be ignored",
-                where=f"--{name}",
+                where=f"--{name.replace('_', '-')}",
                 hint=f"{option} {needed}, or leave it out",
             )

@@ -21,6 +21,7 @@ from deployq.calibration import Calibration
 from deployq.codegen.generated import EmitOptions
 from deployq.config import BuildConfig
 from deployq.data import Labels, Samples
+from deployq.errors import UsageError
 from deployq.graph import Graph
 from deployq.layerwise import WeightSettings
 from deployq.targets import Target, load_target
@@ -103,7 +104,15 @@ def within_budget(
         BudgetError: no choice of widths is within the budget.
         AccuracyError: none keeps to the drop.
         ToolMissingError: a flash budget without a compiler to measure code with.
+        UsageError: the method chooses widths of its own.
     """
+    if config.method == "spfq" and config.spfq_alphabet == "infinite":
+        raise UsageError(
+            "with an infinite alphabet the widths follow from the levels",
+            where="--spfq-alphabet infinite",
+            why="--bits auto chooses them within a budget",
+            hint="--bits 1 to 8, or --spfq-alphabet finite",
+        )
     with open_search(calibration, settings, config, progress) as search:
         allocation = allocate(
             search,

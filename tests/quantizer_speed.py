@@ -16,20 +16,25 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from deployq.alphabet import Alphabet, alphabet
 from deployq.quantizers import method, method_names
+from deployq.quantizers.forms import Accumulator
+from deployq.quantizers.layer import LayerSolution, quantize_layer
 from deployq.quantizers.registry import Problem
-from deployq.quantizers.sample_form import path_following_on_samples
+from deployq.quantizers.sample_form import SamplePath
+from deployq.quantizers.samples import SampleAccumulator
 from deployq.quantizers.statistics import LayerStatistics, StatisticsAccumulator
 from tests.quantizers.layers import Array
 
 SHAPES = "576x64x16384,1152x128x16384,2304x256x16384"
 QUICK_SHAPES = "144x32x4096,288x64x4096"
-WIDE_SHAPE = "4608x64x1024"
+WIDE_SHAPES = "4608x64x1024,9216x64x256"
+QUICK_WIDE_SHAPES = "1152x64x256"
 ROWS_PER_CHUNK = 4096
 CANDIDATES = 13
 
@@ -157,11 +162,8 @@ def compare_with_plain(benchmark: Benchmark, shape: Shape) -> None:
     solve = method("gpfq")(problem)
     recursion = benchmark.seconds(lambda: solve(benchmark.scales(shape)))
     searching = benchmark.seconds(lambda: solve(benchmark.scales(shape, CANDIDATES)))
-    samples = benchmark.seconds(
-        lambda: path_following_on_samples(
-            quantized, analog, weights, benchmark.levels, benchmark.scales(shape)
-        )
-    )
+    path = SamplePath(quantized, analog, weights, np.float32)
+    samples = benchmark.seconds(lambda: path.run(benchmark.scales(shape), benchmark.levels.nearest))
     ours, search = forming + preparing + recursion, forming + preparing + searching
     print(
         f"{shape!s:>16} {plain:9.3f} {f'{columns}/{shape.inputs}':>10} {samples:9.3f} {plain / samples:7.1f}x"
@@ -197,21 +199,33 @@ def methods_on(benchmark: Benchmark, shape: Shape, names: tuple[str, ...]) -> No
 
 
 def more_inputs_than_samples(benchmark: Benchmark, shape: Shape) -> None:
-    """The last table: the sample form where the Gram matrix is larger than the data."""
-    weights = layer_weights(shape)
-    quantized, analog = joined_rows(shape)
+    """The last table: a layer as deployq solves it, scales searched, on products and on samples."""
+    weights = layer_weights(shape)[0].T
+    chunks = list(layer_rows(shape))
 
-    def by_gram() -> Array:
-        problem = Problem(statistics_of(shape, iter([(quantized, analog)])), weights, benchmark.levels)
-        return method("gpfq")(problem)(benchmark.scales(shape))
+    def solve(accumulator: Accumulator) -> LayerSolution:
+        for quantized, analog in chunks:
+            accumulator.update(quantized, analog)
+        bias = np.zeros(shape.neurons)
+        return quantize_layer(weights, bias, accumulator.finish(), benchmark.levels, "gpfq", "channel")
 
-    gram = benchmark.seconds(by_gram)
-    samples = benchmark.seconds(
-        lambda: path_following_on_samples(
-            quantized, analog, weights, benchmark.levels, benchmark.scales(shape)
-        )
+    found = []
+    line = f"{shape!s:>16}"
+    forms: tuple[Callable[[], Accumulator], ...] = (
+        partial(StatisticsAccumulator, 1, shape.inputs),
+        partial(SampleAccumulator, 1, shape.inputs, shape.rows),
     )
-    print(f"{shape!s:>16} {gram:9.3f} {samples:9.3f} {gram / samples:7.1f}x", flush=True)
+    for form in forms:
+        start = benchmark.clock()
+        found.append(solve(form()))
+        seconds = benchmark.clock() - start
+        tracemalloc.start()
+        solve(form())
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        line += f" {seconds:9.3f} {peak / 2**20:9.1f}"
+    same = np.mean(found[0].levels == found[1].levels)
+    print(f"{line} {100 * same:9.2f} %", flush=True)
 
 
 def main() -> None:
@@ -255,9 +269,10 @@ def main() -> None:
         print(f"{'N x C x m':>16}" + "".join(f"{name:>12}" for name in (*quadratic, "maly-saab")))
         for place, shape in enumerate(shapes):
             methods_on(benchmark, shape, quadratic if place else (*quadratic, "maly-saab"))
-        print("\nmore inputs than samples: Gram form against sample form")
-        print(f"{'N x C x m':>16} {'Gram':>9} {'samples':>9} {'ratio':>8}")
-        more_inputs_than_samples(benchmark, Shape.parse("1152x64x256" if arguments.quick else WIDE_SHAPE))
+        print("\nmore inputs than samples, scales searched: Gram form, sample form, levels that are equal")
+        print(f"{'N x C x m':>16} {'Gram':>9} {'peak MiB':>9} {'samples':>9} {'peak MiB':>9} {'equal':>11}")
+        for name in (QUICK_WIDE_SHAPES if arguments.quick else WIDE_SHAPES).split(","):
+            more_inputs_than_samples(benchmark, Shape.parse(name))
 
 
 if __name__ == "__main__":

@@ -63,3 +63,9 @@ def test_settings_that_would_be_ignored(model: Path) -> None:
         quantize(model, SAMPLES, BuildConfig(method="msq", sparsity=0.5))
     with pytest.raises(UsageError, match="would be ignored"):
         build(model, SAMPLES, BuildConfig(method="msq", sparsity=0.5))
+
+
+def test_an_infinite_alphabet_keeps_to_no_budget(model: Path) -> None:
+    config = BuildConfig(method="spfq", spfq_alphabet="infinite", bits="auto", average_bits=2.0)
+    with pytest.raises(UsageError, match="widths follow from the levels"):
+        quantize(model, SAMPLES, config)

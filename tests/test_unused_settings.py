@@ -16,6 +16,7 @@ from deployq.unused_settings import check_used
     [
         {"sparsity": 0.5},
         {"directions": 3, "method": "gpfq"},
+        {"spfq_alphabet": "infinite", "method": "gpfq"},
         {"threshold": "hard", "method": "msq"},
         {"percentile": 99.0},
         {"percentile": 99.0, "activation_range": "mse"},
@@ -30,5 +31,6 @@ def test_settings_that_would_be_ignored(values: dict[str, Any]) -> None:
 def test_settings_that_are_used() -> None:
     check_used(BuildConfig(method="sparse-gpfq", sparsity=0.5, threshold="hard"))
     check_used(BuildConfig(method="maly-saab", directions=3))
+    check_used(BuildConfig(method="spfq", spfq_alphabet="infinite"))
     check_used(BuildConfig(activation_range="percentile", percentile=99.0))
     check_used(BuildConfig())

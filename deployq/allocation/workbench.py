@@ -14,12 +14,11 @@ from deployq.allocation.divergence import Reference, measure_of
 from deployq.allocation.simulation import RoundedNetwork, int8_codes, quantized_operator, run_rounded
 from deployq.allocation.trial import known_quantizations
 from deployq.alphabet import Alphabet
-from deployq.errors import UsageError
 from deployq.graph import Graph, Node, Operator, Quantization, last_uses
-from deployq.layerwise import WeightSettings, dequantize, sampled_positions, solve_layer
+from deployq.layerwise import WeightSettings, dequantize, layer_accumulator, sampled_positions, solve_layer
 from deployq.ops import FloatOperator, WeightedOperator
 from deployq.ops.base import Array
-from deployq.quantizers.statistics import LayerStatistics, StatisticsAccumulator
+from deployq.quantizers.inputs import InputStatistics
 from deployq.task import scores_tensor
 
 #: A chunk of samples: float32 input and the same input in int8.
@@ -28,8 +27,8 @@ Batch = tuple[Array, Array]
 #: Names of the alphabets of the weighted nodes up to some node, in the order of execution.
 Prefix = tuple[str, ...]
 
-#: Bytes of a Gram matrix up to which the statistics of a layer are kept for the next assignment.
-_KEPT_STATISTICS = 2**26
+#: Bytes up to which the statistics of a layer are kept for the next assignment.
+_KEPT_STATISTICS = 3 * 2**26
 
 
 @dataclass(frozen=True)
@@ -72,10 +71,10 @@ class Workbench:
         self.simulation = RoundedNetwork(graph, self.known, scores_tensor(graph))
         self._store, self._uses = store, last_uses(graph)
         self._operators: dict[tuple[str, Prefix, str], FloatOperator] = {}
-        self._statistics: dict[str, tuple[Prefix, LayerStatistics]] = {}
+        self._statistics: dict[str, tuple[Prefix, InputStatistics]] = {}
         self._present: dict[str, Prefix] = {}
         self._behind: list[tuple[Node, Operator, Prefix]] = []
-        self._chunks = self._fill(calibration)
+        self._chunks, self._samples = self._fill(calibration)
         self.held_out, outputs = [], []
         for analog, codes in held_out:
             self.held_out.append(dequantize(codes, self.known[graph.input]))
@@ -133,12 +132,12 @@ class Workbench:
         return self._operators[key]
 
     def _large(self, name: str) -> bool:
-        return self._statistics[name][1].gram.nbytes > _KEPT_STATISTICS
+        return self._statistics[name][1].nbytes > _KEPT_STATISTICS
 
-    def _fill(self, calibration: Iterable[Batch]) -> int:
-        """Run the float network and keep the inputs of its weighted layers."""
+    def _fill(self, calibration: Iterable[Batch]) -> tuple[int, int]:
+        """Run the float network and keep the inputs of its weighted layers; numbers of chunks and samples."""
         kept = {node.inputs[0] for node in self.graph.nodes if isinstance(node.op, WeightedOperator)}
-        count = 0
+        count = samples = 0
         for analog, codes in calibration:
             self._store.put(f"int8 {self.graph.input}", count, codes)
             values = {self.graph.input: analog}
@@ -150,7 +149,8 @@ class Workbench:
                         if name in kept:
                             self._store.put(f"float {name}", count, value)
             count += 1
-        return count
+            samples += len(analog)
+        return count, samples
 
     def float_output(self, analog: Array) -> Array:
         """The measured output of the float network."""
@@ -168,11 +168,12 @@ class Workbench:
         """Values of a tensor in the network quantized last."""
         return dequantize(self._store.get(f"int8 {tensor}", chunk), self.known[tensor])
 
-    def _take_statistics(self, node: Node, seed: tuple[int, ...]) -> LayerStatistics:
+    def _take_statistics(self, node: Node, seed: tuple[int, ...]) -> InputStatistics:
         """As `quantize_graph` takes them, but for the compensation between branches."""
         operator = node.op
         assert isinstance(operator, WeightedOperator)
-        accumulator: StatisticsAccumulator | None = None
+        shape = self.graph.tensors[node.inputs[0]].shape
+        accumulator = layer_accumulator(operator, shape, self._samples, self.settings)
         for chunk in range(self._chunks):
             analog = self._store.get(f"float {node.inputs[0]}", chunk)
             rounded = self._rounded(node.inputs[0], chunk)
@@ -180,11 +181,7 @@ class Workbench:
             analog_rows = operator.patches(analog, positions)
             same = np.array_equal(analog, rounded)
             rounded_rows = analog_rows if same else operator.patches(rounded, positions)
-            if accumulator is None:
-                accumulator = StatisticsAccumulator(operator.groups, analog_rows.shape[2])
             accumulator.update(rounded_rows, analog_rows)
-        if accumulator is None:
-            raise UsageError("there are no calibration samples", where="--calib")
         return accumulator.finish()
 
     def _catch_up(self) -> None:

@@ -18,13 +18,17 @@ from functools import partial
 
 import numpy as np
 
-from deployq.quantizers.recursion import Recursion
-from deployq.quantizers.registry import Problem, Solve, quantizer
+from deployq.quantizers.recursion import Path, Recursion
+from deployq.quantizers.registry import Problem, Solve, Traits, quantizer
+from deployq.quantizers.sample_form import SamplePath
+from deployq.quantizers.samples import SampleStatistics
 
 
-@quantizer("gpfq")
+@quantizer("gpfq", Traits(on_samples=True))
 def prepare(problem: Problem) -> Solve:
-    """The greedy recursion for all neurons and scales at once; O(N^2 K C), nearly all of it matrix products.
+    """The greedy recursion for all neurons and scales at once, nearly all of it matrix products.
+
+    O(N^2 K C), or O(m N K C) on m < N samples, see `deployq.quantizers.sample_form`.
 
     Guarantee (2201.11113): with an alphabet that is wide enough the relative square error of a
     layer on generic data decays like log(N) / N in the number of inputs N.
@@ -32,12 +36,14 @@ def prepare(problem: Problem) -> Solve:
     return partial(path_following(problem).run, choose=problem.alphabet.nearest)
 
 
-def path_following(problem: Problem) -> Recursion:
+def path_following(problem: Problem) -> Path:
     """The recursion of GPFQ: row t of both matrices is divided by |X~_t|^2.
 
     A dead input, for which that divides by zero, has no effect on the output; its target is its weight.
     """
-    statistics, weights = problem.statistics, problem.weights
+    if isinstance(problem.statistics, SampleStatistics):
+        return SamplePath(problem.statistics.quantized, problem.statistics.analog, problem.weights)
+    statistics, weights = problem.products, problem.weights
     dead = statistics.dead[:, :, None]
     norms = np.where(dead, 1.0, np.diagonal(statistics.gram, axis1=1, axis2=2)[:, :, None])
     feedback = np.where(dead, 0.0, statistics.gram / norms)

@@ -30,7 +30,7 @@ def prepare(problem: Problem) -> Solve:
     of earlier errors and rounding to an unbounded alphabet, in the worst and in the average case.
     """
     feedback, targets = [], []
-    for gram, weights in zip(problem.statistics.gram, problem.weights, strict=True):
+    for gram, weights in zip(problem.products.gram, problem.weights, strict=True):
         full = without_dead(gram)
         unit, _ = factor(full, _DAMPING * float(np.diagonal(full).mean()), problem.note)
         feedback.append(unit.upper.T)

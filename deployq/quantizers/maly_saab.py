@@ -64,7 +64,7 @@ def prepare(problem: Problem) -> Solve:
     most, X w to |w| |X_t| with |w| ~ sqrt(N): the relative error decays like sqrt(r / N). For full-rank data
     there is no guarantee.
     """
-    statistics, weights = problem.statistics, problem.weights
+    statistics, weights = problem.products, problem.weights
     spaces = [
         leading_directions(gram, statistics.samples, problem.options.directions) for gram in statistics.gram
     ]

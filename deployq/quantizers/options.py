@@ -9,6 +9,10 @@ from deployq.errors import UsageError
 
 ORDERS = ("natural", "descending")
 THRESHOLDS = ("soft", "hard")
+SPFQ_ALPHABETS = ("finite", "infinite")
+
+#: Options that are one of a few words.
+_NAMED = (("order", ORDERS), ("threshold", THRESHOLDS), ("spfq_alphabet", SPFQ_ALPHABETS))
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class SolverOptions:
         sparsity: of sparse-gpfq, the threshold lambda in units of the scale, at least 0; None for the
             default of the kind of threshold, see `threshold_size`.
         directions: of maly-saab, leading directions of the data that are kept; None for its default.
+        spfq_alphabet: of spfq, "finite", or "infinite": levels are not clipped, and the layer gets the
+            alphabet that has those found.
         ridge: how strongly weights are held where samples are few, see `LayerStatistics.with_ridge`.
         seed: of stochastic quantizers.
 
@@ -35,12 +41,14 @@ class SolverOptions:
     directions: int | None = None
     ridge: float = 0.0
     seed: tuple[int, ...] = (0,)
+    spfq_alphabet: str = "finite"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("order", ORDERS), ("threshold", THRESHOLDS)):
+        for name, allowed in _NAMED:
             value = getattr(self, name)
             if value not in allowed:
-                raise UsageError(f"unknown {name} {value!r}", where=f"--{name}", hint=" or ".join(allowed))
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"unknown {name} {value!r}", where=option, hint=" or ".join(allowed))
         for name in ("sparsity", "ridge"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):

@@ -30,7 +30,7 @@ def prepare(problem: Problem) -> Solve:
     Guarantee (2505.11695): each step is optimal for |X w - X~ q| over the level and all weights that
     are still real. It follows the samples closely and needs more of them than GPFQ: several times N.
     """
-    statistics = problem.statistics
+    statistics = problem.products
     outputs = statistics.targets(statistics.cross, problem.weights)
     parts = [
         _one_group(*group, problem.note)

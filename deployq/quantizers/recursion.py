@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +23,13 @@ _BLOCK = 128
 
 #: Values (groups, n) in units of the scale to levels of the same shape.
 Choose = Callable[[FloatArray], FloatArray]
+
+
+class Path(Protocol):
+    """A sequential quantizer but for Q."""
+
+    def run(self, scales: FloatArray, choose: Choose) -> FloatArray:
+        """Levels (groups, N, K * C) for scales (groups, K * C) and Q = choose."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,23 @@ class Recursion:
             stop = min(start + _BLOCK, inputs)
             block = in_scale_units(self.targets[:, start:stop], scales)
             block -= self.feedback[:, start:stop, :start] @ levels[:, :start]
-            for t in range(start, stop):
-                path = self.feedback[:, t, None, start:t] @ levels[:, start:t]
-                levels[:, t] = choose(block[:, t - start] - path[:, 0])
+            levels[:, start:stop] = decided(self.feedback[:, start:stop, start:stop], block, choose)
         return levels
+
+
+def decided(feedback: FloatArray, goals: FloatArray, choose: Choose) -> FloatArray:
+    """The levels of a few inputs, one after the other.
+
+    Args:
+        feedback: (groups, n, n); only what stands below the diagonal is used.
+        goals: targets in units of the scale, with what earlier inputs left, (groups, n, K * C).
+        choose: the quantizer Q.
+
+    Returns:
+        Levels (groups, n, K * C).
+    """
+    levels = np.empty_like(goals)
+    for t in range(goals.shape[1]):
+        path = feedback[:, t, None, :t] @ levels[:, :t]
+        levels[:, t] = choose(goals[:, t] - path[:, 0])
+    return levels

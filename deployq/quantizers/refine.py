@@ -6,8 +6,9 @@ import numpy as np
 
 from deployq.alphabet import Alphabet
 from deployq.arithmetic import FloatArray
+from deployq.quantizers.objective import GramObjective
 from deployq.quantizers.registry import Problem
-from deployq.quantizers.search import LayerObjective, least_squares, neuron_importance
+from deployq.quantizers.search import least_squares, neuron_importance
 
 #: Sweeps over all inputs between two refits of the scales.
 _SWEEPS = 3
@@ -35,7 +36,7 @@ def refine_levels(
     Returns:
         Levels (groups, N, C) and scales (groups, C).
     """
-    objective = LayerObjective.of(problem.statistics, problem.weights)
+    objective = problem.products.objective(problem.weights)
     importance = None
     if granularity == "layer":
         empty = np.asarray(problem.statistics.dead.all(axis=1))
@@ -51,7 +52,7 @@ def refine_levels(
     return levels, scales
 
 
-def _sweep(objective: LayerObjective, alphabet: Alphabet, levels: FloatArray, scales: FloatArray) -> int:
+def _sweep(objective: GramObjective, alphabet: Alphabet, levels: FloatArray, scales: FloatArray) -> int:
     """One pass over all inputs; changes the levels (groups, N, C) in place and counts the changes."""
     inputs = levels.shape[1]
     energy = np.diagonal(objective.gram, axis1=1, axis2=2)

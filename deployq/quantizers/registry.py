@@ -10,6 +10,7 @@ import numpy as np
 from deployq.alphabet import Alphabet
 from deployq.arithmetic import FloatArray
 from deployq.errors import UsageError
+from deployq.quantizers.inputs import InputStatistics
 from deployq.quantizers.options import SolverOptions
 from deployq.quantizers.statistics import LayerStatistics
 
@@ -32,11 +33,22 @@ class Problem:
         note: called with what the user should know, one sentence each.
     """
 
-    statistics: LayerStatistics
+    statistics: InputStatistics
     weights: FloatArray
     alphabet: Alphabet
     options: SolverOptions = field(default_factory=SolverOptions)
     note: Note = silent
+
+    @property
+    def products(self) -> LayerStatistics:
+        """The statistics of a method that needs the products of all inputs.
+
+        Raises:
+            ValueError: they are samples.
+        """
+        if not isinstance(self.statistics, LayerStatistics):
+            raise ValueError("only the samples of this layer are known, not the products of its inputs")
+        return self.statistics
 
 
 #: scales (groups, K * C) -> levels (groups, N, K * C), in float64 for the products that follow.
@@ -47,22 +59,35 @@ Solve = Callable[[FloatArray], FloatArray]
 #: A quantizer does once what does not depend on the scale, and returns what does.
 Solver = Callable[[Problem], Solve]
 
-#: What a quantizer has to say about a problem with the scales (groups, C) that were chosen.
-Remark = Callable[[Problem, FloatArray], str]
-
-_METHODS: dict[str, Solver] = {}
-_REMARKS: dict[str, Remark] = {}
+#: What a quantizer has to say about a problem with the levels (groups, N, C) and scales (groups, C) found.
+Remark = Callable[[Problem, FloatArray, FloatArray], str]
 
 
-def quantizer(name: str, remark: Remark | None = None) -> Callable[[Solver], Solver]:
+@dataclass(frozen=True)
+class Traits:
+    """What sets a quantizer apart.
+
+    Attributes:
+        remark: made on every layer.
+        on_samples: it takes `SampleStatistics`, too.
+        unbounded: whether, with some options, its levels go beyond the ends of the alphabet.
+    """
+
+    remark: Remark | None = None
+    on_samples: bool = False
+    unbounded: Callable[[SolverOptions], bool] = lambda options: False
+
+
+_METHODS: dict[str, tuple[Solver, Traits]] = {}
+
+
+def quantizer(name: str, traits: Traits | None = None) -> Callable[[Solver], Solver]:
     """Register a solver under the name users pass to --method."""
 
     def register(solver: Solver) -> Solver:
         if name in _METHODS:
             raise ValueError(f"two quantizers are called {name!r}")
-        _METHODS[name] = solver
-        if remark is not None:
-            _REMARKS[name] = remark
+        _METHODS[name] = solver, traits or Traits()
         return solver
 
     return register
@@ -79,14 +104,22 @@ def method(name: str) -> Solver:
     Raises:
         UsageError: there is none.
     """
+    return _entry(name)[0]
+
+
+def traits_of(name: str) -> Traits:
+    """What sets the quantizer of a name apart.
+
+    Raises:
+        UsageError: there is none.
+    """
+    return _entry(name)[1]
+
+
+def _entry(name: str) -> tuple[Solver, Traits]:
     if name not in _METHODS:
         raise UsageError(f"unknown quantizer {name!r}", where="--method", hint=", ".join(method_names()))
     return _METHODS[name]
-
-
-def remark_of(name: str) -> Remark | None:
-    """The remark a quantizer makes on every layer, if it makes one."""
-    return _REMARKS.get(name)
 
 
 def in_scale_units(values: FloatArray, scales: FloatArray) -> FloatArray:

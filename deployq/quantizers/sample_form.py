@@ -1,94 +1,136 @@
 """GPFQ on the samples themselves, for layers with more inputs than samples.
 
-The Gram form of `deployq.quantizers.gpfq` multiplies N x N matrices, which is wasted work when a layer
-has more inputs N than rows m, or very many inputs and one known scale. Here the error matrix
+The Gram form of `deployq.quantizers.gpfq` needs matrices of N x N, which is wasted memory and work when a
+layer has more inputs N than rows m, or very many inputs and one known scale. Here the error matrix
 U = X W - X~ Q of the inputs decided so far, (m, C), is kept, as the papers write it, but a block of inputs
 at a time:
 
     block targets = X~_J^T U + tril(X~_J^T X_J) W_J,   U <- U + X_J W_J - X~_J Q_J.
+
+Both are done for a tile of rows while it is in the cache: first the update for the block before, then the
+products with this one.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from deployq.alphabet import Alphabet
 from deployq.arithmetic import FloatArray
-from deployq.quantizers.recursion import Recursion
+from deployq.quantizers.recursion import Choose, decided
+from deployq.quantizers.registry import in_scale_units
 
 Array = npt.NDArray[Any]
 
 #: Inputs decided between two updates of the error matrix.
 _BLOCK = 64
 
+#: Elements of the error matrix in a tile, and the fewest rows of one.
+_TILE, _FEWEST_ROWS = 2**16, 256
 
-def path_following_on_samples(
-    quantized: Array, analog: Array, weights: FloatArray, alphabet: Alphabet, scales: FloatArray
-) -> FloatArray:
-    """Levels of GPFQ without a Gram matrix of all inputs; O(m N C), three matrix products per block.
 
-    In float64 these are the levels of the recursion of arXiv 2010.15979 and 2201.11113, with their
-    guarantee. deployq itself streams statistics, which a search over scales, a refinement or another method
-    use again, and whose memory does not depend on m; this form is for one solution at given scales: it needs
-    6 m N C operations instead of 4 m N^2, and m (2 N + C) numbers instead of 3 N^2.
+@dataclass(frozen=True)
+class SamplePath:
+    """The recursion of GPFQ without a Gram matrix of all inputs; O(m N K C), five matrix products per block.
 
-    Args:
-        quantized: X~, (groups, m, N), float32 or float64: the precision of the large products.
-        analog: X, the same shape; the same object if both networks agree.
+    The levels are those of the recursion of arXiv 2010.15979 and 2201.11113, with their guarantee, up to the
+    rounding of the precision. It takes 6 m N K C operations for K scales, and m K C numbers besides the rows.
+
+    Attributes:
+        quantized: X~, (groups, m, N), float32 or float64.
+        analog: X, the same shape; the same object if both networks agree, which saves two products.
         weights: (groups, N, C).
-        alphabet: levels.
-        scales: (groups, C), positive.
-
-    Returns:
-        Levels (groups, N, C).
+        precision: of the large products and the error matrix.
 
     Raises:
         ValueError: the shapes do not fit.
     """
-    groups, inputs, channels = weights.shape
-    shape = (groups, quantized.shape[1], inputs)
-    if quantized.shape != shape or analog.shape != shape or scales.shape != (groups, channels):
-        raise ValueError(
-            f"expected rows {shape} and scales {(groups, channels)}, "
-            f"got {quantized.shape}, {analog.shape} and {scales.shape}"
-        )
-    error = np.zeros((groups, shape[1], channels), dtype=np.result_type(quantized, analog))
-    update = np.empty_like(error)
-    levels = np.empty(weights.shape)
-    for start in range(0, inputs, _BLOCK):
-        block = slice(start, start + _BLOCK)
-        # The columns of both networks side by side, so that each product is one call.
-        columns = (quantized[:, :, block], analog[:, :, block])
-        rows = np.concatenate(columns[:1] if analog is quantized else columns, axis=2)
-        count = columns[0].shape[2]
-        recursion = _block_recursion(rows, count, weights[:, block], error)
-        levels[:, block] = recursion.run(scales, alphabet.nearest)
-        change = -levels[:, block] * scales[:, None, :]
-        if analog is quantized:
-            change += weights[:, block]
+
+    quantized: Array
+    analog: Array
+    weights: FloatArray
+    precision: type[np.floating[Any]] = np.float64
+
+    def __post_init__(self) -> None:
+        groups, inputs, _ = self.weights.shape
+        expected = (groups, self.quantized.shape[1], inputs)
+        if self.quantized.shape != expected or self.analog.shape != expected:
+            raise ValueError(f"expected rows {expected}, got {self.quantized.shape} and {self.analog.shape}")
+
+    def run(self, scales: FloatArray, choose: Choose) -> FloatArray:
+        """Levels of all neurons and scales at once.
+
+        Args:
+            scales: (groups, K * C), positive.
+            choose: the quantizer Q.
+
+        Returns:
+            Levels (groups, N, K * C).
+        """
+        groups, inputs, _ = self.weights.shape
+        # In units of the scale, so that every column of the error has a scale of its own.
+        error = np.zeros((groups, self.quantized.shape[1], scales.shape[1]), dtype=self.precision)
+        levels = np.empty((groups, inputs, scales.shape[1]))
+        change = None
+        for start in range(0, inputs, _BLOCK):
+            block = slice(start, min(start + _BLOCK, inputs))
+            units = in_scale_units(self.weights[:, block], scales)
+            gram, cross, path = self._products(block, error, change)
+            energy = np.diagonal(gram, axis1=1, axis2=2)[:, :, None]
+            dead = energy <= 0
+            norms = np.where(dead, 1.0, energy)
+            goals = np.where(dead, units, (path + np.tril(cross) @ units) / norms)
+            levels[:, block] = decided(gram / norms, goals, choose)
+            change = _Change(block, units.astype(self.precision), levels[:, block].astype(self.precision))
+        return levels
+
+    def _products(
+        self, block: slice, error: Array, change: _Change | None
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """X~_J^T X~_J, X~_J^T X_J and X~_J^T U, once U is up to date: it is changed in place."""
+        same, count = self.analog is self.quantized, block.stop - block.start
+        groups, samples, columns = error.shape
+        gram, cross = np.zeros((2, groups, count, count))
+        path = np.zeros((groups, count, columns))
+        height = max(_TILE // columns, _FEWEST_ROWS)
+        for start in range(0, samples, height):
+            tile = slice(start, start + height)
+            if change is not None:
+                self._update(error[:, tile], tile, change)
+            rows = self._part(self.quantized, tile, block)
+            transposed = rows.transpose(0, 2, 1)
+            gram += transposed @ rows
+            if not same:
+                cross += transposed @ self._part(self.analog, tile, block)
+            path += transposed @ error[:, tile]
+        return gram, gram if same else cross, path
+
+    def _update(self, error: Array, tile: slice, change: _Change) -> None:
+        """Add to rows of U, in place, what the last block changed."""
+        rows = self._part(self.quantized, tile, change.block)
+        if self.analog is self.quantized:
+            error += rows @ (change.weights - change.levels)
         else:
-            change = np.concatenate((change, weights[:, block]), axis=1)
-        error += np.matmul(rows, change.astype(error.dtype), out=update)
-    return levels
+            error -= rows @ change.levels
+            error += self._part(self.analog, tile, change.block) @ change.weights
+
+    def _part(self, rows: Array, tile: slice, block: slice) -> Array:
+        return rows[:, tile, block].astype(self.precision, copy=False)
 
 
-def _block_recursion(rows: Array, count: int, weights: FloatArray, error: Array) -> Recursion:
-    """The recursion of a block of inputs that starts with an error (groups, m, C).
+@dataclass(frozen=True)
+class _Change:
+    """A block of inputs that was decided.
 
-    Args:
-        rows: the columns of X~ and, where they differ, of X beside them, (groups, m, count or 2 count).
-        count: inputs of the block.
-        weights: (groups, count, C).
-        error: U.
+    Attributes:
+        block: its place.
+        weights: in units of the scale, (groups, n, K * C).
+        levels: the same shape.
     """
-    transposed = rows[:, :, :count].transpose(0, 2, 1)
-    products = (transposed @ rows).astype(np.float64)
-    gram, cross = products[:, :, :count], products[:, :, -count:]
-    energy = np.diagonal(gram, axis1=1, axis2=2)[:, :, None]
-    dead = energy <= 0
-    norms = np.where(dead, 1.0, energy)
-    targets = (transposed @ error + np.tril(cross) @ weights) / norms
-    return Recursion(gram / norms, np.where(dead, weights, targets))
+
+    block: slice
+    weights: Array
+    levels: Array

@@ -7,16 +7,16 @@ solver can be run for every candidate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from deployq.alphabet import Alphabet
 from deployq.arithmetic import FloatArray
+from deployq.quantizers.objective import Objective
 from deployq.quantizers.ordering import prepared
 from deployq.quantizers.registry import Problem, Solve, Solver
-from deployq.quantizers.statistics import LayerStatistics
 
 #: Candidate scales of the first round as multiples of the one of least weight error. The best is
 #: often near 1, at one bit at 1.5 to 4, and beyond where neurons of different size share a scale.
@@ -38,45 +38,6 @@ _NEGLIGIBLE = 1e-9
 
 #: Elements of the level array (groups, N, K, C) a solver gets in one call, which bounds the memory.
 _ELEMENTS_PER_CALL = 2**23
-
-
-@dataclass(frozen=True)
-class LayerObjective:
-    """The error |X w - a X~ q|^2 = energy - 2 a <q, target> + a^2 <q, gram q> of neurons.
-
-    Attributes:
-        gram: X~^T X~, (groups, N, N).
-        target: X~^T X W, (groups, N, C).
-        energy: |X w|^2, (groups, C).
-
-    With a residual E, X W + E stands for X W.
-    """
-
-    gram: FloatArray
-    target: FloatArray
-    energy: FloatArray
-
-    @staticmethod
-    def of(statistics: LayerStatistics, weights: FloatArray) -> LayerObjective:
-        """The objective of real weights (groups, N, C)."""
-        energy = np.einsum("gnc,gnc->gc", weights, statistics.analog_gram @ weights)
-        if statistics.residual is not None:
-            energy += 2 * np.einsum("gnc,gnc->gc", weights, statistics.residual.analog)
-            energy += statistics.residual.energy
-        target = statistics.targets(statistics.cross, weights)
-        return LayerObjective(statistics.gram, target, np.maximum(energy, 0))
-
-    def terms(self, levels: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """<q, target> and <q, gram q> of levels (groups, N, K, C), each (groups, K, C)."""
-        flat = levels.reshape(*levels.shape[:2], -1)
-        quadratic = np.einsum("gnk,gnk->gk", flat, self.gram @ flat)
-        linear = np.einsum("gnkc,gnc->gkc", levels, self.target)
-        return linear, np.maximum(quadratic, 0).reshape(linear.shape)
-
-    def error(self, levels: FloatArray, scales: FloatArray) -> FloatArray:
-        """Errors (groups, C) of levels (groups, N, C) at scales (groups, C)."""
-        linear, quadratic = (term[:, 0] for term in self.terms(levels[:, :, None, :]))
-        return np.maximum(self.energy - 2 * scales * linear + scales**2 * quadratic, 0)
 
 
 def weight_error_scale(weights: FloatArray, alphabet: Alphabet, granularity: str) -> FloatArray:
@@ -109,7 +70,9 @@ def weight_error_scale(weights: FloatArray, alphabet: Alphabet, granularity: str
     return np.asarray(best[:, 0])
 
 
-def search_scale(solver: Solver, problem: Problem, granularity: str) -> tuple[FloatArray, FloatArray]:
+def search_scale(
+    solver: Solver, problem: Problem, granularity: str, *, fixed: bool = False
+) -> tuple[FloatArray, FloatArray]:
     """Run a solver on many candidate scales and keep, per channel or layer, the best result.
 
     A coarse round about the scale of least weight error is followed by a fine one about the best of
@@ -121,14 +84,19 @@ def search_scale(solver: Solver, problem: Problem, granularity: str) -> tuple[Fl
         solver: a quantizer.
         problem: the layer.
         granularity: "channel", or "layer" for one scale.
+        fixed: solve at the scale of least weight error alone. For levels without end, since the smallest
+            scale would always be the best.
 
     Returns:
         Levels (groups, N, C) and positive scales (groups, C).
     """
     empty = np.asarray(problem.statistics.dead.all(axis=1))
-    problem = replace(problem, statistics=_with_directions(problem.statistics, empty))
+    # The output of a group in which no input varies does not depend on the weights, so any codes do; this
+    # makes them those nearest to the weights.
+    problem = replace(problem, statistics=problem.statistics.with_identity(empty))
     solve = prepared(solver, problem)
-    objective = LayerObjective.of(problem.statistics, problem.weights)
+    objective = problem.statistics.objective(problem.weights)
+    inputs = problem.weights.shape[1]
     importance, tolerance = None, _ROUNDING * objective.energy
     if granularity == "layer":
         importance = neuron_importance(np.where(empty[:, None], 0, objective.energy))
@@ -136,13 +104,17 @@ def search_scale(solver: Solver, problem: Problem, granularity: str) -> tuple[Fl
 
     def best_of(candidates: FloatArray) -> tuple[npt.NDArray[np.int16], FloatArray, FloatArray]:
         """Levels, scales and gain of the best of candidate scales (groups, K, C), ascending in K."""
-        levels, scales, gains = _solve(solve, objective, candidates, importance)
+        levels, scales, gains = _solve(solve, objective, inputs, candidates, importance)
         enough = gains.max(axis=1, keepdims=True) - tolerance[:, None, :]
         best = np.argmax(gains >= enough, axis=1, keepdims=True)
         scales, gains = (np.take_along_axis(array, best, axis=1)[:, 0] for array in (scales, gains))
         return np.take_along_axis(levels, best[:, None], axis=2)[:, :, 0], scales, gains
 
     start = weight_error_scale(problem.weights, problem.alphabet, granularity)
+    if fixed:
+        found = solve(start)
+        refitted, _ = least_squares(*objective.terms(found[:, :, None]), start[:, None], importance)
+        return found, refitted[:, 0]
     levels, scales, gains = best_of(start[:, None, :] * _COARSE[:, None])
     finer_levels, finer_scales, finer_gains = best_of(scales[:, None, :] * _FINE[:, None])
     better = finer_gains > gains + tolerance
@@ -151,15 +123,18 @@ def search_scale(solver: Solver, problem: Problem, granularity: str) -> tuple[Fl
 
 
 def _solve(
-    solve: Solve, objective: LayerObjective, candidates: FloatArray, importance: FloatArray | None
+    solve: Solve,
+    objective: Objective,
+    inputs: int,
+    candidates: FloatArray,
+    importance: FloatArray | None,
 ) -> tuple[npt.NDArray[np.int16], FloatArray, FloatArray]:
-    """Run a prepared solver on candidate scales (groups, K, C).
+    """Run a prepared solver for N inputs on candidate scales (groups, K, C).
 
     Returns:
         Levels (groups, N, K, C), their least-squares scales and the gains of these, (groups, K, C).
     """
     groups, count, channels = candidates.shape
-    inputs = objective.gram.shape[1]
     calls = -(-inputs * candidates.size // _ELEMENTS_PER_CALL)
     all_levels, all_scales, all_gains = [], [], []
     for part in np.array_split(candidates, min(calls, count), axis=1):
@@ -213,19 +188,3 @@ def neuron_importance(energy: FloatArray) -> FloatArray:
     if not counts.any():
         return np.ones_like(energy)
     return np.divide(1.0, energy, out=np.zeros_like(energy), where=counts)
-
-
-def _with_directions(statistics: LayerStatistics, empty: npt.NDArray[np.bool_]) -> LayerStatistics:
-    """The statistics with the identity for the groups (groups,) in which no input varies.
-
-    Their output does not depend on the weights, so any codes do; this makes them those nearest to
-    the weights.
-    """
-    if not empty.any():
-        return statistics
-    identity = np.eye(statistics.gram.shape[1])
-    gram, cross, analog = (
-        np.where(empty[:, None, None], identity, products)
-        for products in (statistics.gram, statistics.cross, statistics.analog_gram)
-    )
-    return replace(statistics, gram=gram, cross=cross, analog_gram=analog)

@@ -12,12 +12,12 @@ from deployq.alphabet import Alphabet
 from deployq.arithmetic import FloatArray
 from deployq.errors import UsageError
 from deployq.quantizers.gpfq import path_following
-from deployq.quantizers.registry import Problem, Solve, quantizer
+from deployq.quantizers.registry import Problem, Solve, Traits, quantizer
 
 
-@quantizer("sparse-gpfq")
+@quantizer("sparse-gpfq", Traits(on_samples=True))
 def prepare(problem: Problem) -> Solve:
-    """GPFQ with a quantizer that prefers the level zero; O(N^2 K C).
+    """GPFQ with a quantizer that prefers the level zero; O(N^2 K C), or O(m N K C) on samples.
 
     With lambda = `options.threshold_size` in units of the scale, and v the argument of the quantizer:
 

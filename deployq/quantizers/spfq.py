@@ -9,7 +9,8 @@ import numpy as np
 from deployq.alphabet import Alphabet
 from deployq.arithmetic import FloatArray
 from deployq.quantizers.gpfq import path_following
-from deployq.quantizers.registry import Problem, Solve, quantizer
+from deployq.quantizers.options import SolverOptions
+from deployq.quantizers.registry import Problem, Solve, Traits, quantizer
 from deployq.random_streams import Purpose, stream
 
 #: Probability with which the bound of `bits_of_bound` may fail.
@@ -54,7 +55,7 @@ def bits_of_bound(problem: Problem, scales: FloatArray) -> float:
     """
     statistics, weights = problem.statistics, problem.weights
     groups, inputs, channels = weights.shape
-    norms = np.sqrt(np.maximum(np.diagonal(statistics.gram, axis1=1, axis2=2), 0))
+    norms = np.sqrt(np.maximum(statistics.energy, 0))
     smallest = np.where(statistics.dead, np.inf, norms).min(axis=1)
     spread = np.where(np.isfinite(smallest), norms.max(axis=1) / smallest, 1.0)[:, None]
     steps = np.abs(weights).max(axis=1) / (problem.alphabet.step * scales)
@@ -62,23 +63,35 @@ def bits_of_bound(problem: Problem, scales: FloatArray) -> float:
     return float(np.log2(2 * reach + 1).max())
 
 
-def _remark(problem: Problem, scales: FloatArray) -> str:
+def _remark(problem: Problem, levels: FloatArray, scales: FloatArray) -> str:
     needed = bits_of_bound(problem, scales)
-    return f"by the bound of arXiv 2309.10975, {needed:.1f} bits keep SPFQ within its alphabet"
+    if not _unbounded(problem.options):
+        return f"by the bound of arXiv 2309.10975, {needed:.1f} bits keep SPFQ within its alphabet"
+    return (
+        f"SPFQ without clipping took {problem.alphabet.bits} bits, levels from {levels.min():.0f} to "
+        f"{levels.max():.0f}; by the bound of arXiv 2309.10975, {needed:.1f} bits suffice"
+    )
 
 
-@quantizer("spfq", remark=_remark)
+def _unbounded(options: SolverOptions) -> bool:
+    return options.spfq_alphabet == "infinite"
+
+
+@quantizer("spfq", Traits(_remark, on_samples=True, unbounded=_unbounded))
 def prepare(problem: Problem) -> Solve:
-    """GPFQ with a rounding to one of the two neighbouring levels that is right on average; O(N^2 K C).
+    """GPFQ with a rounding to one of the two neighbouring levels that is right on average.
+
+    O(N^2 K C), or O(m N K C) on samples.
 
     The recursion is the one on both networks' inputs at once, as in the authors' code. What leaves
-    the alphabet is clipped. A neuron gets the same draws with every scale.
+    the alphabet is clipped unless `options.spfq_alphabet` is "infinite". A neuron gets the same draws
+    with every scale.
 
     Guarantee (2309.10975): while no value is clipped, every error coordinate is dominated in the
     convex order by a Gaussian of variance pi / 2 * (step a)^2 max_t |X~_t|^2, for any data, and the
     relative square error on Gaussian data decays linearly in N; see `bits_of_bound`.
     """
-    recursion = path_following(problem)
+    recursion, finite = path_following(problem), not _unbounded(problem.options)
 
     def solve(scales: FloatArray) -> FloatArray:
         generator = stream(Purpose.STOCHASTIC_ROUNDING, *problem.options.seed)
@@ -87,7 +100,7 @@ def prepare(problem: Problem) -> Solve:
 
         def choose(values: FloatArray) -> FloatArray:
             draws = np.tile(generator.random((groups, channels)), repeats)
-            return stochastic_level(problem.alphabet, values, draws)
+            return stochastic_level(problem.alphabet, values, draws, finite=finite)
 
         return recursion.run(scales, choose)
 

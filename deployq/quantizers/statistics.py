@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from deployq.arithmetic import FloatArray
 from deployq.errors import UsageError
+from deployq.quantizers.objective import GramObjective
 from deployq.quantizers.residual import Residual
 
 Array = npt.NDArray[Any]
 
 #: An input whose energy about its mean is below this part of its energy about zero is constant: a
 #: float32 number cannot resolve such a variation, what is left is rounding.
-_CONSTANT = 1e-13
+CONSTANT = 1e-13
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,32 @@ class LayerStatistics:
     @property
     def dead(self) -> npt.NDArray[np.bool_]:
         """Inputs whose column of X~ is zero (in centred statistics: constant), (groups, N)."""
-        return np.asarray(np.diagonal(self.gram, axis1=1, axis2=2) <= 0)
+        return self.energy <= 0
+
+    @property
+    def energy(self) -> FloatArray:
+        """|X~_t|^2 of every input, (groups, N)."""
+        return np.asarray(np.diagonal(self.gram, axis1=1, axis2=2))
+
+    @property
+    def finite(self) -> bool:
+        """Whether all products and means are."""
+        products = (self.gram, self.cross, self.analog_gram)
+        return all(np.isfinite(array).all() for array in (*products, self.mean_quantized, self.mean_analog))
+
+    @property
+    def nbytes(self) -> int:
+        """Of the products."""
+        return self.gram.nbytes + self.cross.nbytes + self.analog_gram.nbytes
+
+    def objective(self, weights: FloatArray) -> GramObjective:
+        """The error of quantized weights for real weights (groups, N, C)."""
+        energy = np.einsum("gnc,gnc->gc", weights, self.analog_gram @ weights)
+        if self.residual is not None:
+            energy += 2 * np.einsum("gnc,gnc->gc", weights, self.residual.analog)
+            energy += self.residual.energy
+        target = self.targets(self.cross, weights)
+        return GramObjective(np.maximum(energy, 0), self.gram, target)
 
     def targets(self, cross: FloatArray, weights: FloatArray) -> FloatArray:
         """Cross @ weights plus what the residual adds to it: X~^T (X W + E) for the whole `cross`."""
@@ -72,6 +98,44 @@ class LayerStatistics:
         ridge = amount[:, :, None] * np.eye(energy.shape[1])
         return replace(
             self, gram=self.gram + ridge, cross=self.cross + ridge, analog_gram=self.analog_gram + ridge
+        )
+
+    def with_identity(self, groups: npt.NDArray[np.bool_]) -> LayerStatistics:
+        """The statistics with the identity for the products of the chosen groups (groups,)."""
+        if not groups.any():
+            return self
+        identity = np.eye(self.gram.shape[1])
+        gram, cross, analog = (
+            np.where(groups[:, None, None], identity, products)
+            for products in (self.gram, self.cross, self.analog_gram)
+        )
+        return replace(self, gram=gram, cross=cross, analog_gram=analog)
+
+    def without_residual(self) -> LayerStatistics:
+        """The statistics of the layer alone."""
+        return replace(self, residual=None)
+
+    def reordered(self, order: npt.NDArray[np.intp]) -> LayerStatistics:
+        """The statistics with input order[g, t] of group g at place t; order is (groups, N)."""
+
+        def rows(array: FloatArray) -> FloatArray:
+            return np.take_along_axis(array, order[:, :, None], axis=1)
+
+        def matrices(array: FloatArray) -> FloatArray:
+            return np.take_along_axis(rows(array), order[:, None, :], axis=2)
+
+        residual = self.residual
+        if residual is not None:
+            residual = replace(residual, quantized=rows(residual.quantized), analog=rows(residual.analog))
+        gram = matrices(self.gram)
+        return replace(
+            self,
+            gram=gram,
+            cross=gram if self.cross is self.gram else matrices(self.cross),
+            analog_gram=gram if self.analog_gram is self.gram else matrices(self.analog_gram),
+            mean_quantized=np.take_along_axis(self.mean_quantized, order, axis=1),
+            mean_analog=np.take_along_axis(self.mean_analog, order, axis=1),
+            residual=residual,
         )
 
 
@@ -146,7 +210,7 @@ class StatisticsAccumulator:
 
         def varies(products: FloatArray, side: int) -> npt.NDArray[np.bool_]:
             variation = np.diagonal(products, axis1=1, axis2=2) - self._samples * centres[side] ** 2
-            return np.asarray(variation > _CONSTANT * self._samples * means[side] ** 2)
+            return np.asarray(variation > CONSTANT * self._samples * means[side] ** 2)
 
         varying = varies(self._gram, 0), varies(analog, 1)
 

@@ -224,7 +224,7 @@ def test_not_finite() -> None:
     for field in ("gram", "cross", "analog_gram", "mean_quantized", "mean_analog"):
         broken = getattr(statistics, field).copy()
         broken.flat[0] = np.inf
-        with pytest.raises(ModelError, match="inputs of a layer"):
+        with pytest.raises(ModelError, match="its inputs are not finite"):
             quantize_layer(
                 layer.flat_weights, np.zeros(2), replace(statistics, **{field: broken}), *arguments
             )

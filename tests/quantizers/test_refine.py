@@ -5,7 +5,7 @@ from deployq.alphabet import alphabet
 from deployq.quantizers import method
 from deployq.quantizers.refine import refine_levels
 from deployq.quantizers.registry import Problem
-from deployq.quantizers.search import LayerObjective, search_scale
+from deployq.quantizers.search import search_scale
 from tests.quantizers.layers import ALPHABETS, random_layer, squared_error
 
 GRANULARITIES = ("channel", "layer")
@@ -23,7 +23,7 @@ def test_refinement_never_loses(name: str, granularity: str, solver: str) -> Non
     before, after = squared_error(layer, start, scales), squared_error(layer, found, fitted)
     if granularity == "layer":
         assert len(np.unique(fitted)) == 1
-        energy = LayerObjective.of(problem.statistics, layer.weights).energy
+        energy = problem.statistics.objective(layer.weights).energy
         before, after = (before / energy).sum(), (after / energy).sum()
     assert np.all(after <= before * (1 + 1e-9))
 

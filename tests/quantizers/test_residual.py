@@ -10,7 +10,6 @@ from deployq.quantizers.options import SolverOptions
 from deployq.quantizers.ordering import prepared
 from deployq.quantizers.registry import Problem
 from deployq.quantizers.residual import ResidualAccumulator
-from deployq.quantizers.search import LayerObjective
 from deployq.quantizers.statistics import LayerStatistics
 from tests.quantizers.layers import Array, Layer, random_layer
 
@@ -42,7 +41,7 @@ def test_the_objective_is_the_error_of_the_sum(chunks: int) -> None:
     layer, error = layer_and_error()
     levels = np.random.default_rng(1).integers(-2, 2, size=layer.weights.shape).astype(np.float64)
     scales = np.random.default_rng(2).uniform(0.1, 1, size=(GROUPS, CHANNELS))
-    objective = LayerObjective.of(statistics_of(layer, error, chunks), layer.weights)
+    objective = statistics_of(layer, error, chunks).objective(layer.weights)
     expected = (wanted_residual(layer, error, levels, scales) ** 2).sum(axis=1)
     np.testing.assert_allclose(objective.error(levels, scales), expected, rtol=1e-10)
     target = layer.analog @ layer.weights + error

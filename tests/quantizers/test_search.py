@@ -4,7 +4,7 @@ import pytest
 from deployq.alphabet import alphabet
 from deployq.quantizers import method
 from deployq.quantizers.registry import Problem
-from deployq.quantizers.search import LayerObjective, search_scale, weight_error_scale
+from deployq.quantizers.search import search_scale, weight_error_scale
 from tests.quantizers.layers import ALPHABETS, low_rank_layer, random_layer, squared_error
 
 GRANULARITIES = ("channel", "layer")
@@ -15,7 +15,7 @@ def test_the_objective_is_the_error_on_the_samples() -> None:
     generator = np.random.default_rng(0)
     levels = generator.integers(-2, 2, size=layer.weights.shape).astype(np.float64)
     scales = generator.uniform(0.1, 1, size=(3, 5))
-    error = LayerObjective.of(layer.statistics(), layer.weights).error(levels, scales)
+    error = layer.statistics().objective(layer.weights).error(levels, scales)
     np.testing.assert_allclose(error, squared_error(layer, levels, scales), rtol=1e-10)
 
 
@@ -52,7 +52,7 @@ def test_the_search_never_loses_to_its_start(solver: str, name: str, granularity
     ended = squared_error(layer, found, scales)
     if granularity == "layer":
         assert len(np.unique(scales)) == 1
-        energy = LayerObjective.of(statistics, layer.weights).energy
+        energy = statistics.objective(layer.weights).energy
         started, ended = (started / energy).sum(), (ended / energy).sum()
     assert np.all(ended <= started * (1 + 1e-9))
 
@@ -72,7 +72,7 @@ def test_the_scale_is_the_least_squares_one_for_its_levels(granularity: str) -> 
     layer = random_layer(5, 40, 5, 100)
     problem = Problem(layer.statistics(), layer.weights, alphabet("ternary"))
     found, scales = search_scale(method("gpfq"), problem, granularity)
-    energy = LayerObjective.of(layer.statistics(), layer.weights).energy
+    energy = layer.statistics().objective(layer.weights).energy
     best = (squared_error(layer, found, scales) / energy).sum()
     for factor in (0.999, 1.001):
         assert (squared_error(layer, found, scales * factor) / energy).sum() > best
@@ -106,7 +106,7 @@ def test_a_shared_scale_serves_small_neurons_as_much_as_large_ones() -> None:
     statistics, solve = layer.statistics(), method("gpfq")
     problem = Problem(statistics, layer.weights, levels)
     found, scales = search_scale(solve, problem, "layer")
-    energy = LayerObjective.of(statistics, layer.weights).energy
+    energy = statistics.objective(layer.weights).energy
 
     def relative(shared: float) -> float:
         same = np.full_like(scales, shared)
