@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import lzma
+import math
 import struct
 import tokenize
 import zipfile
 import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,14 @@ import numpy.typing as npt
 from deployq.errors import UsageError
 
 Array = npt.NDArray[Any]
+
+#: Largest array that is decompressed, in bytes: twenty times the images of CIFAR-10 as 32-bit floats.
+LARGEST_MEMBER = 4 * 2**30
+
+_MAGIC = b"\x93NUMPY"
+
+#: More than numpy reads of a header that it trusts.
+_LARGEST_HEADER = 2**14
 
 #: What numpy and zipfile make of damaged files: RuntimeError of encrypted members and unknown
 #: compressions, MemoryError of a header that claims terabytes, TokenError and its like of a header that
@@ -105,12 +115,52 @@ def read_array(path: Path, key: str) -> Array:
                 raise UsageError("a .npy file holds one array without a name", where=where)
             return loaded
         with loaded:
-            member = loaded[_name(list(loaded.files), path, key, where)]
+            return read_member(loaded.zip, _name(list(loaded.files), path, key, where))
     except DAMAGED as error:
         raise _unreadable(where, error) from error
-    if not isinstance(member, np.ndarray):  # numpy gives the bytes of what does not begin as a .npy file
-        raise UsageError("the data file cannot be read", where=where, why="the member is not a .npy file")
-    return member
+
+
+def read_member(archive: zipfile.ZipFile, name: str) -> Array:
+    """One array of a .npz file, decompressed once what the archive and the array claim of it agrees.
+
+    Args:
+        archive: open for reading.
+        name: of the array, with or without the .npy of its member.
+
+    Raises:
+        KeyError: there is no such member.
+        ValueError: it is not an array of numbers, is larger than LARGEST_MEMBER, or claims another size than
+            its header describes.
+        Exception: others of DAMAGED.
+    """
+    info = archive.getinfo(name if name in archive.namelist() else f"{name}.npy")
+    with archive.open(info) as member:
+        needed = _described_bytes(BytesIO(member.read(_LARGEST_HEADER)))
+    if info.file_size != needed:
+        raise ValueError(
+            f"the archive claims {info.file_size:,} bytes for the array, its own header describes {needed:,}"
+        )
+    if needed > LARGEST_MEMBER:
+        raise ValueError(
+            f"the array would take {needed:,} bytes, at most {LARGEST_MEMBER:,} are decompressed; "
+            "a .npy file, which is not, may be larger"
+        )
+    with archive.open(info) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
+
+
+def _described_bytes(start: BytesIO) -> int:
+    """Size of a .npy file whose first bytes are given."""
+    if start.read(len(_MAGIC)) != _MAGIC:
+        raise ValueError("the member is not an array in the .npy format")
+    start.seek(0)
+    version = np.lib.format.read_magic(start)
+    # Version 3 is version 2 with other characters allowed in names of fields.
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(start)
+    if dtype.hasobject:
+        raise ValueError("the array holds Python objects")
+    return start.tell() + math.prod(shape) * dtype.itemsize
 
 
 def _name(names: list[str], path: Path, key: str, where: str) -> str:

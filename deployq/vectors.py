@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from deployq.array_files import read_member
 
 Int8Array = npt.NDArray[np.int8]
 
@@ -21,8 +24,7 @@ def load_vectors(directory: Path) -> tuple[Int8Array, Int8Array]:
     """Samples and expected outputs of an output directory, as they were stored.
 
     Raises:
-        OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error: the file is missing
-            or damaged.
+        Exception: those of `deployq.array_files.DAMAGED`, where the file is missing or damaged.
     """
-    with np.load(directory / FILE, allow_pickle=False) as arrays:
-        return arrays["samples"], arrays["expected"]
+    with zipfile.ZipFile(directory / FILE) as archive:
+        return read_member(archive, "samples"), read_member(archive, "expected")

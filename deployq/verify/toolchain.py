@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -38,6 +39,18 @@ _CANNOT_START = (errno.ENOENT, errno.ENOEXEC, errno.EACCES, errno.EPERM)
 
 _COMPILE_TIMEOUT_SECONDS = 600.0
 _TAIL_LINES = 30
+
+#: What compilers and linkers say of a part of the C library that they do not find; the headers are those that
+#: the generated C and the harness include.
+_WITHOUT_LIBRARY = re.compile(
+    r"(?:fatal error: '?|no include path in which to search for )"
+    r"(?P<header>(?:std(?:int|def|io|lib)|inttypes|string)\.h)\b"
+    r"|cannot (?:find|read spec file) '?(?P<part>S?crt\w+\.o|-lc|nano\.specs)\b"
+)
+
+#: Debian package with the C library of each compiler.
+_C_LIBRARIES = {"arm-none-eabi-gcc": "libnewlib-arm-none-eabi"}
+_HOST_C_LIBRARY = "libc6-dev"
 
 #: Debian package of each tool that is not in its own name.
 _PACKAGES = {
@@ -145,7 +158,7 @@ def run_tool(
     """Run a tool that must succeed; return everything it printed.
 
     Raises:
-        ToolMissingError: it cannot be started, or fails whatever it is asked.
+        ToolMissingError: it cannot be started, fails whatever it is asked, or lacks the C library.
         UsageError: it fails because the disk is full.
         DeployqError: saying `what`, with the command and the end of its output, if it fails or
             does not end in time.
@@ -155,8 +168,20 @@ def run_tool(
         if _DISK_FULL in output:
             raise disk_full(f"{Path(command[0]).name}: {tail(output)}")
         require_working(command[0])
+        if missing := _WITHOUT_LIBRARY.search(output):
+            raise _without_library(Path(command[0]), missing["header"] or missing["part"])
         raise DeployqError(what, where=" ".join(command), why=f"exit status {status}\n{tail(output)}")
     return output
+
+
+def _without_library(compiler: Path, missing: str) -> ToolMissingError:
+    """The error for a compiler that is installed without the C library."""
+    return ToolMissingError(
+        f"{compiler.name} is installed without the C library",
+        where=str(compiler),
+        why=f"it does not find {missing}",
+        hint=f"apt-get install {_C_LIBRARIES.get(compiler.name, _HOST_C_LIBRARY)}",
+    )
 
 
 def run_compiler(command: Sequence[str], what: str, product: Path) -> None:

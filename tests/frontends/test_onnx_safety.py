@@ -279,6 +279,25 @@ def test_nodes_of_one_name_get_names_in_linear_time(monkeypatch):
     assert Counting.tried == 500
 
 
+def test_nodes_are_ordered_in_linear_time():
+    class Counting(str):
+        """Counts how often names are looked up."""
+
+        looked_up = 0
+
+        def __hash__(self) -> int:
+            Counting.looked_up += 1
+            return super().__hash__()
+
+    names = [Counting(f"t{index}") for index in range(1001)]
+    nodes = [
+        onnx_safety.ModelNode(f"n{index}", "Relu", (names[index],), (names[index + 1],), {})
+        for index in reversed(range(1000))
+    ]
+    assert onnx_safety._order(nodes, {names[0]}, "chain") == list(reversed(range(1000)))
+    assert 1000 < Counting.looked_up < 12_000
+
+
 def test_too_many_nodes_are_refused_before_they_are_read(monkeypatch):
     monkeypatch.setattr(onnx_safety, "LARGEST_NODE_COUNT", 20)
     monkeypatch.setattr(onnx_safety, "_node", None)

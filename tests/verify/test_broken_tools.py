@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from deployq.config import BuildConfig, example_config, load_config
-from deployq.errors import DeployqError, ToolMissingError, UsageError, VerificationError
+from deployq.errors import DeployqError, ExitCode, ToolMissingError, UsageError, VerificationError
 from deployq.pipeline import build_from_config
 from deployq.targets import load_target
 from deployq.verify.host import run_host
 from deployq.verify.qemu import EmulationRequest, emulate
 from deployq.verify.runner import check_space
-from deployq.verify.toolchain import tool_version
+from deployq.verify.toolchain import compile_objects, tool_version
 from tests.tools import needs_tools
 from tests.verify.tiny_library import OUTPUT_SIZE, PREFIX, tiny_samples, write_tiny_library
 
@@ -66,6 +67,58 @@ def test_a_compiler_that_writes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     install(tmp_path, monkeypatch, gcc=shell(f"{_VERSION}exit 0"))
     with pytest.raises(DeployqError, match=r"it wrote no tiny\.o") as caught:
         run_host(library, PREFIX, tiny_samples(1), OUTPUT_SIZE)
+    assert not isinstance(caught.value, ToolMissingError)
+
+
+@needs_tools("gcc")
+def test_a_compiler_without_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gcc itself, kept from all headers, its own included."""
+    library = write_tiny_library(tmp_path)
+    gcc = shutil.which("gcc")
+    install(tmp_path, monkeypatch, gcc=shell(f'{_VERSION}exec {gcc} -nostdinc "$@"'))
+    with pytest.raises(ToolMissingError) as caught:
+        run_host(library, PREFIX, tiny_samples(1), OUTPUT_SIZE)
+    error = caught.value
+    assert error.what == "gcc is installed without the C library" and error.exit_code == ExitCode.TOOL_MISSING
+    assert error.where.endswith("/gcc") and error.why.startswith("it does not find st")
+    assert error.hint == "apt-get install libc6-dev"
+
+
+@pytest.mark.parametrize(
+    ("compiler", "printed", "package"),
+    [
+        ("gcc", "k.c:9:10: fatal error: string.h: No such file or directory", "libc6-dev"),
+        ("clang", "k.c:9:10: fatal error: 'stdint.h' file not found", "libc6-dev"),
+        ("gcc", "stdint.h:9:26: error: no include path in which to search for stdint.h", "libc6-dev"),
+        ("gcc", "ld: cannot find Scrt1.o: No such file or directory", "libc6-dev"),
+        ("gcc", "ld: cannot find -lc: No such file or directory", "libc6-dev"),
+        (
+            "arm-none-eabi-gcc",
+            "fatal error: cannot read spec file 'nano.specs': No such file or directory",
+            "libnewlib-arm-none-eabi",
+        ),
+        (
+            "arm-none-eabi-gcc",
+            "/usr/lib/stdint.h:9:16: fatal error: stdint.h: No such file or directory",
+            "libnewlib-arm-none-eabi",
+        ),
+    ],
+)
+def test_parts_of_the_c_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str, printed: str, package: str
+) -> None:
+    program = shell(f'{_VERSION}echo "{printed}"; exit 1')
+    install(tmp_path, monkeypatch, **{compiler.replace("-", "_"): program})
+    with pytest.raises(ToolMissingError, match=f"{compiler} is installed without the C library") as caught:
+        compile_objects(compiler, (), (tmp_path / "k.c",), tmp_path)
+    assert caught.value.hint == f"apt-get install {package}"
+
+
+def test_a_header_that_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = "k.c:9:10: fatal error: board.h: No such file or directory"
+    install(tmp_path, monkeypatch, gcc=shell(f'{_VERSION}echo "{printed}"; exit 1'))
+    with pytest.raises(DeployqError, match=r"board\.h") as caught:
+        compile_objects("gcc", (), (tmp_path / "k.c",), tmp_path)
     assert not isinstance(caught.value, ToolMissingError)
 
 
