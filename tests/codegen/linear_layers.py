@@ -9,12 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from deployq.alphabet import alphabet
-from deployq.graph import Graph
-from deployq.ops.clip import Clip
+from deployq.graph import Shape
 from deployq.ops.linear import Linear
-from tests.codegen.fields_conv2d_layers import BOUNDS, shifted
-from tests.integer_networks import ALPHABETS, NetworkBuilder
+from tests.codegen.weighted_layers import BOUNDS, WeightedLayer
+from tests.integer_networks import ALPHABETS
 
 _ALL = tuple(letters.name for letters in ALPHABETS)
 
@@ -27,41 +25,24 @@ OUTPUTS: Sequence[Sequence[int]] = (range(1, 34), (3, 4, 5, 7, 8, 9, 12, 15, 16,
 
 
 @dataclass(frozen=True)
-class LinearLayer:
+class LinearLayer(WeightedLayer):
     """A fully connected layer and what surrounds it.
 
     Attributes:
         inputs: of the layer.
         outputs: of the layer.
-        letters: name of the alphabet.
-        bounds: index into the kinds of clamps.
-        zero_point: of every tensor, or None for the calibrated ones.
-        extreme: "low" or "high" where every weight is the lowest or highest.
-        enclosed: between two element-wise layers, so that its input and output lie in the arena.
-        seed: of the random weights.
-        shift: left shift of the output stage beyond the usual one, see `shifted`.
     """
 
     inputs: int
     outputs: int
-    letters: str
-    bounds: int = 0
-    zero_point: int | None = None
-    extreme: str = ""
-    enclosed: bool = False
-    seed: int = 0
-    shift: int = 0
 
-    def graph(self) -> Graph:
-        """The layer as an integer graph with random weights."""
-        rng = np.random.default_rng(self.seed)
-        builder = NetworkBuilder(rng, alphabet(self.letters), (self.inputs,), self.zero_point)
+    @property
+    def shape(self) -> Shape:
+        return (self.inputs,)
+
+    def operator(self) -> Linear:
         weight = np.zeros((self.outputs, self.inputs), np.float32)
-        op = Linear(weight, np.zeros(self.outputs), BOUNDS[self.bounds](self.outputs))
-        source = builder.add(Clip(-1.5, 2.0), "x") if self.enclosed else "x"
-        result = builder.add(op, source, extreme=self.extreme)
-        graph = builder.graph(builder.add(Clip(-1.0, 1.0), result) if self.enclosed else result)
-        return shifted(graph, self.shift)
+        return Linear(weight, np.zeros(self.outputs), BOUNDS[self.bounds](self.outputs))
 
 
 def linear_layers(

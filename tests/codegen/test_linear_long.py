@@ -70,7 +70,7 @@ def _function(case: LinearLayer, target: Target) -> str:
     ],
 )
 def test_where_it_is_chosen(letters: str, outputs: int, chosen: bool) -> None:
-    case = LinearLayer(64, outputs, letters, 0, -128, "", seed=0)
+    case = LinearLayer(64, outputs, letters=letters, zero_point=-128)
     assert _function(case, V7M).endswith("_long") is chosen
     assert not _function(case, V6M).endswith("_long")
 
@@ -85,7 +85,7 @@ def test_the_longest_chunk_is_proven() -> None:
 
 
 def test_a_chunk_beyond_the_proof_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = LinearLayer(640, 8, "symmetric-8", 0, 0, "high", seed=1)
+    layer = LinearLayer(640, 8, letters="symmetric-8", zero_point=0, extreme="high", seed=1)
     assert _exact(layer, tmp_path / "proven")
     monkeypatch.setattr(linear_long, "_fits", lambda distances, chunk: True)
     assert not _exact(layer, tmp_path / "beyond")

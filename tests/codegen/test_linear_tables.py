@@ -147,7 +147,7 @@ def _call(case: LinearLayer, target: Target) -> KernelCall:
 def _shifted() -> list[LinearLayer]:
     """Layers of few inputs: one unit of the accumulator is more than half a unit of the output."""
     cases = [
-        LinearLayer(inputs, 9, "binary", 0, 3, extreme, seed=5)
+        LinearLayer(inputs, 9, letters="binary", zero_point=3, extreme=extreme, seed=5)
         for inputs in (1, 2)
         for extreme in ("", "low")
     ]
@@ -167,7 +167,7 @@ def test_shifted_accumulators_are_exact_on_the_core() -> None:
 
 
 def _case(inputs: int, outputs: int, letters: str = "midrise-2") -> LinearLayer:
-    return LinearLayer(inputs, outputs, letters, 0, -128, "", seed=0)
+    return LinearLayer(inputs, outputs, letters=letters, zero_point=-128)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_the_estimate_is_what_is_counted(target: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("bias", "applies"), [(0, True), (1, False)])
 def test_a_bias_one_past_the_proof_is_refused(bias: int, applies: bool) -> None:
     """Inputs and codes of 255 and 3 for two inputs, and offsets of 3: what is left of int32 is the bias's."""
-    operator = LinearLayer(2, 1, "midrise-2", 0, 0, "high", seed=0).graph().nodes[-1].op
+    operator = LinearLayer(2, 1, letters="midrise-2", zero_point=0, extreme="high").graph().nodes[-1].op
     assert isinstance(operator, IntegerLinear)
     room = 2**31 - 1 - 2 * 255 * 2 * 3 - 2 * 255 * 3
     levels = operator.accumulation.weights.levels.astype(np.int64)

@@ -17,6 +17,7 @@ from deployq.ops.output_stage import Bounds
 from deployq.ops.window import Window
 from deployq.targets import load_target
 from deployq.verify.toolchain import compile_objects
+from tests.codegen.drawn_kernels import naked_functions, preprocessed
 from tests.codegen.emulated import require_emulator, run_emulated
 from tests.codegen.harness import Network, write_program
 from tests.integer_networks import NetworkBuilder, mobile_network, residual_network, samples
@@ -71,13 +72,7 @@ def test_they_start_at_a_multiple_of_four(target: str, tmp_path: Path) -> None:
     require_emulator()
     write_program(_networks(target), tmp_path)
     flags = (*load_target(target).compiler_flags, "-Os", "-ffunction-sections")
-    preprocessed = subprocess.run(
-        ["arm-none-eabi-gcc", *flags, "-E", "-P", str(tmp_path / "dq_kernels.c")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    names = re.findall(r"__attribute__\(\(naked[^;{]*?static void (\w+)", preprocessed.stdout)
+    names = naked_functions(preprocessed(tmp_path / "dq_kernels.c", flags))
     objects = compile_objects("arm-none-eabi-gcc", flags, (tmp_path / "dq_kernels.c",), tmp_path)
     headers = subprocess.run(
         ["arm-none-eabi-objdump", "--section-headers", *map(str, objects)],
