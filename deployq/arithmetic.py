@@ -185,7 +185,8 @@ class SumRequantization:
     ``y = min((t - floor(x * l / 2^r)) >> bits, 255) - 128``, and -128 where that difference is negative.
 
     Attributes:
-        addend: int64 array (channels,), modulo 2^32 in int32; all t fit int32 without wrapping.
+        addend: int64 array (channels,), modulo 2^32 in int32; all t fit int32 without wrapping, and are
+            some margin above the least one.
         multiplier: int64 array (channels,), each in 1 .. 2^31 - 1.
     """
 
@@ -201,7 +202,13 @@ _MULTIPLIER_CHANGES = (0, *(sign << bit for bit in range(21) for sign in (1, -1)
 
 
 def sum_requantization(
-    sums: tuple[IntArray, IntArray], bits: int, bias: IntArray, exact: Requantization, zero_point: int
+    sums: tuple[IntArray, IntArray],
+    bits: int,
+    bias: IntArray,
+    exact: Requantization,
+    zero_point: int,
+    *,
+    margin: int = 0,
 ) -> SumRequantization | None:
     """Constants that give the contract's requantization of every sum of each channel, clamped to int8.
 
@@ -214,6 +221,7 @@ def sum_requantization(
         bias: per channel.
         exact: multipliers, one per channel, and shift, below 32 - bits.
         zero_point: of the output.
+        margin: between every t and the least int32, so that so much can be subtracted.
 
     Returns:
         The constants; None where some channel has none.
@@ -230,7 +238,7 @@ def sum_requantization(
     for changed in (*tried, np.full(len(start), 1 << (32 - bits - exact.shift))):
         if multiplier.all():
             break
-        low, high = _addends(first, last, edges, changed << exact.shift, 32 - bits)
+        low, high = _addends(first, last, edges, changed << exact.shift, 32 - bits, margin)
         found = (low <= high) & (changed > 0) & (changed <= INT32_MAX) & (multiplier == 0)
         addend = np.where(found, np.clip(start >> (32 - bits), low, high), addend)
         multiplier = np.where(found, changed, multiplier)
@@ -239,7 +247,7 @@ def sum_requantization(
 
 
 def _addends(
-    first: Int64Array, last: Int64Array, edges: Int64Array, multiplier: Int64Array, rest: int
+    first: Int64Array, last: Int64Array, edges: Int64Array, multiplier: Int64Array, rest: int, margin: int
 ) -> tuple[Int64Array, Int64Array]:
     """Lowest and highest addend per channel that put the steps of the output at `edges`.
 
@@ -251,6 +259,7 @@ def _addends(
         edges: x from which on the output is 1, 2 .. 255 steps above its lowest value (channels, 255).
         multiplier: that is tried, shift included.
         rest: bits of its low part.
+        margin: see `sum_requantization`.
     """
     first, last, factor = first[:, np.newaxis], last[:, np.newaxis], multiplier[:, np.newaxis]
 
@@ -259,7 +268,7 @@ def _addends(
         return (_OUTPUT_STEPS << (32 - rest)) - 1 - ((x * factor - 1) >> rest)
 
     steep = -(-factor // (1 << rest))
-    lowest, highest = INT32_MIN - first * steep, INT32_MAX - last * steep
+    lowest, highest = INT32_MIN + margin - first * steep, INT32_MAX - last * steep
     at_edge = np.where(edges <= last, reaching(np.clip(edges, first, last)), lowest)
     before_edge = np.where(edges > first, reaching(np.clip(edges, first + 1, last + 1) - 1) - 1, highest)
     return np.maximum(at_edge, lowest).max(axis=1), np.minimum(before_edge, highest).min(axis=1)

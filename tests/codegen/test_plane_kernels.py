@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,74 @@ def test_layers_are_exact_on_the_host(batch: int, compiler: str, target: Target)
     check_on_host(_drawn(batch), target, compiler)
 
 
+def _edges() -> list[FieldsLayer]:
+    """Blocks of eight windows that begin or end outside the image."""
+    shapes = (
+        ((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1, 3),
+        ((3, 3), (2, 2), (0, 0, 1, 1), (1, 1), 1, 3),
+        ((3, 3), (1, 1), (1, 1, 1, 1), (2, 1), 1, 33),
+        ((5, 5), (1, 2), (3, 4, 3, 4), (1, 1), 1, 2),
+        ((1, 7), (1, 3), (0, 6, 2, 6), (1, 1), 1, 5),
+        ((2, 2), (2, 1), (1, 1, 0, 0), (1, 1), 1, 70),
+        ((1, 1), (1, 1), (1, 2, 1, 2), (1, 1), 2, 6),
+        ((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 2, 4),
+        ((3, 3), (1, 1), (1, 1, 1, 1), (1, 2), 1, 4),
+    )
+    plain = _pointwise(1, 6, "midrise-2", "")
+    layers = []
+    for index, (kernel, strides, pads, dilations, groups, channels) in enumerate(shapes):
+        window = Window(kernel, strides, pads, dilations)
+        for outputs in (8, 16):
+            # As wide as gives so many outputs, so that the last window of a line is the last of a block.
+            width = (outputs - 1) * strides[1] + window.extent[1] - pads[1] - pads[3]
+            size = (4 + index % 3, width)
+            layers.append(
+                replace(plain, channels=channels, size=size, window=window, groups=groups, zero_point=17)
+            )
+    return [replace(layer, enclosed=enclosed) for layer in layers for enclosed in (False, True)]
+
+
+@pytest.mark.parametrize("core", [V7M, V6M], ids=["v7m", "v6m"])
+def test_windows_over_the_edges_of_the_image(core: Target) -> None:
+    check_on_host(_edges(), core, "gcc")
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("target", ["cortex-m3", "cortex-m0plus"])
+def test_windows_over_the_edges_of_the_image_on_the_cores(target: str) -> None:
+    check_on_core(_edges(), target)
+
+
+def _few() -> list[FieldsLayer]:
+    """One window or two that are left after all blocks of eight, or are all there are."""
+    sizes = ((1, 1), (1, 2), (3, 3), (2, 5))
+    kinds = ((128, "midrise-2"), (40, "ternary"), (300, "midrise-2"), (70, "midtread-6"))
+    plain = _pointwise(1, 21, "midrise-2", "")
+    return [
+        replace(plain, channels=channels, letters=letters, size=size, bounds=bounds)
+        for channels, letters in kinds
+        for size in sizes
+        for bounds in (0, 3)
+    ]
+
+
+@pytest.mark.parametrize("core", [V7M, V6M], ids=["v7m", "v6m"])
+def test_few_windows(core: Target) -> None:
+    check_on_host(_few(), core, "clang")
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("flags", [("-O2",), ("-Os", "-DDQ_NO_ASM")])
+@pytest.mark.parametrize("target", ["cortex-m3", "cortex-m0plus"])
+def test_few_windows_on_the_cores(target: str, flags: tuple[str, ...]) -> None:
+    check_on_core(_few(), target, flags)
+
+
 def _pointwise(channels: int, out: int, letters: str, extreme: str) -> FieldsLayer:
     window = Window((1, 1))
-    return FieldsLayer(channels, (3, 4), window, 1, out, letters, 0, 0, extreme, False, 4)
+    return FieldsLayer(
+        channels, (3, 4), window, 1, out, letters=letters, zero_point=0, extreme=extreme, seed=4
+    )
 
 
 @pytest.mark.parametrize("extreme", ["low", "high"])
@@ -66,10 +132,10 @@ def test_a_chunk_beyond_the_proof_overflows_its_lanes(
 
 
 def test_a_linear_chunk_beyond_the_proof_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = LinearLayer(160, 6, "midrise-2", 0, 0, "low", seed=1)
+    layer = LinearLayer(160, 6, letters="midrise-2", zero_point=0, extreme="low", seed=1)
     assert _chunk(layer) == 160  # codes 0 around centre 1: 160 * 128 fits
     assert _outputs_are_exact(layer, tmp_path / "proven")
-    longer = LinearLayer(272, 6, "midrise-2", 0, 0, "low", seed=1)
+    longer = LinearLayer(272, 6, letters="midrise-2", zero_point=0, extreme="low", seed=1)
     assert _chunk(longer) == 248
     assert _outputs_are_exact(longer, tmp_path / "chunks")
     monkeypatch.setattr(linear_halfwords, "fits_lanes", lambda weights, chunk: True)
@@ -98,7 +164,7 @@ def test_the_kernels_are_chosen_where_they_apply() -> None:
     }
     layers: list[_Layer] = [
         _pointwise(64, 64, "midrise-2", ""),
-        LinearLayer(64, 10, "midrise-2", 1, -128, "", seed=0),
+        LinearLayer(64, 10, letters="midrise-2", bounds=1, zero_point=-128),
     ]
     for target, functions in expected.items():
         features = load_target(target).features
@@ -134,7 +200,9 @@ def test_the_parts_of_a_code_add_up_to_its_level(letters: str) -> None:
 def _wide_pads() -> list[DepthwiseLayer]:
     """Strides that leave fewer columns than the pads."""
     windows = (Window((1, 1), (1, 7), (0, 4, 0, 0)), Window((3, 3), (5, 5), (1, 9, 1, 9)))
-    return [DepthwiseLayer(8, (2, 2), window, 1, 2, 0, -5, "", False, 1) for window in windows]
+    return [
+        DepthwiseLayer(8, (2, 2), window, 1, letters="midrise-2", zero_point=-5, seed=1) for window in windows
+    ]
 
 
 @pytest.mark.parametrize("core", [V7M, V6M], ids=["v7m", "v6m"])

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployq.arithmetic import INT32_MAX, Int64Array, Requantization, requantize, sum_requantization
+from deployq.arithmetic import (
+    INT32_MAX,
+    INT32_MIN,
+    Int64Array,
+    Requantization,
+    requantize,
+    sum_requantization,
+)
 from deployq.codegen.arena import plan_arena
 from deployq.codegen.kernels import lane_stage, tables
 from deployq.codegen.optimize import build_schedule
@@ -29,7 +36,7 @@ _LETTERS = ("binary", "ternary", "midrise-2", "midtread-2", "midtread-3", "midri
 
 def _layer(channels: int, size: tuple[int, int], kernel: int, out: int, letters: str) -> FieldsLayer:
     window = Window((kernel, kernel), pads=(kernel // 2,) * 4)
-    return FieldsLayer(channels, size, window, 1, out, letters, 0, -5, "", True, 6)
+    return FieldsLayer(channels, size, window, 1, out, letters=letters, zero_point=-5, enclosed=True, seed=6)
 
 
 def _wide() -> list[FieldsLayer]:
@@ -124,13 +131,16 @@ def test_a_shorter_lead_overwrites_what_is_read(
     assert not _outputs_are_exact(layer, core, tmp_path / "beyond")
 
 
-def _requantized(x: Int64Array, addend: int, multiplier: int, shift: int, bits: int) -> Int64Array:
-    """The form of `SumRequantization`, with 32-bit arithmetic that wraps."""
+def _requantized(
+    x: Int64Array, addend: int, multiplier: int, shift: int, bits: int, margin: int = 0
+) -> Int64Array:
+    """The form of `SumRequantization`, with 32-bit arithmetic that wraps; the margin is kept."""
     rest = 32 - bits
     high = -((-multiplier << shift) >> rest)
     low = (high << rest) - (multiplier << shift)
     assert int(x.max()) * low < 2**32
     most = (addend + x * high + 2**31) % 2**32 - 2**31
+    assert int(most.min()) >= INT32_MIN + margin
     value = (most - (x * low >> rest)) >> bits
     return np.where(most < 0, -128, np.clip(value, 0, 255) - 128)
 
@@ -142,22 +152,25 @@ def _requantized(x: Int64Array, addend: int, multiplier: int, shift: int, bits: 
     steps=st.floats(0.01, 5000),
     shift=st.integers(0, 5),
     zero_point=st.integers(-128, 127),
+    margin=st.sampled_from((0, 2**23 + 2**16)),
 )
 def test_sums_are_requantized_exactly(
-    bits: int, ends: tuple[int, int], bias: int, steps: float, shift: int, zero_point: int
+    bits: int, ends: tuple[int, int], bias: int, steps: float, shift: int, zero_point: int, margin: int
 ) -> None:
     low, high = sorted((end << bits) >> 17 for end in ends)
     multiplier = int(min(max(steps / (high - low + 1) * 2.0 ** (32 - shift), 1), INT32_MAX - 1000))
     exact = Requantization(np.array([multiplier]), shift)
-    found = sum_requantization((np.array([low]), np.array([high])), bits, np.array([bias]), exact, zero_point)
+    found = sum_requantization(
+        (np.array([low]), np.array([high])), bits, np.array([bias]), exact, zero_point, margin=margin
+    )
     if found is None:  # outputs that far from int8 do not fit
         far = max(abs(bias + low), abs(bias + high)) * multiplier * 2.0 ** (shift - 32) + 128
-        assert far > 2 ** (31 - bits) - 256
+        assert far > 2 ** (31 - bits) - 256 - (margin >> bits)
         return
     sums = np.arange(low, high + 1)
     expected = requantize(sums + bias, np.array(multiplier), shift, zero_point, -128, 127)
     x = sums + 2 ** (bits - 1)
-    given = _requantized(x, int(found.addend[0]), int(found.multiplier[0]), shift, bits)
+    given = _requantized(x, int(found.addend[0]), int(found.multiplier[0]), shift, bits, margin)
     assert np.array_equal(given, expected)
 
 
@@ -182,3 +195,14 @@ def test_constants_are_found_where_edges_are_close(
     given = _requantized(x, int(found.addend[0]), int(found.multiplier[0]), 0, bits)
     assert np.array_equal(given, expected)
     assert int(found.multiplier[0]) != multiplier
+
+
+@pytest.mark.parametrize("margin", [0, 1, 2**24, 2**31 - 1, 2**31, 2**31 + 1])
+def test_a_margin_is_kept(margin: int) -> None:
+    """Outputs that are always the least one may be as low as the margin lets them be."""
+    ends = (np.array([-32768]), np.array([32767]))
+    exact = Requantization(np.array([2**24]), 0)
+    found = sum_requantization(ends, 16, np.array([-(2**30)]), exact, 0, margin=margin)
+    assert (found is None) == (margin > 2**31)
+    if found is not None:
+        assert int(found.addend[0]) == INT32_MIN + margin

@@ -9,8 +9,6 @@ two outputs, where all sums are proven to fit lanes. Which two depends on the co
 - Armv6-M: half a line apart, so that every word of a window takes the place of one pixel.
 
 Where sums do not fit lanes, on Armv7-M a word holds one pixel, and the sums of a line replace its words.
-
-A left shift of the output stage is done to the weights and biases beforehand, where they still fit.
 """
 
 from __future__ import annotations
@@ -20,17 +18,9 @@ from functools import cached_property
 
 import numpy as np
 
-from deployq.arithmetic import (
-    INT8_MAX,
-    INT8_MIN,
-    INT16_MAX,
-    INT16_MIN,
-    INT32_MAX,
-    accumulator_extremes,
-    fits_lanes,
-)
 from deployq.codegen.kernels.core import Core
-from deployq.codegen.kernels.weighted import ConvolutionLayer, channel_tables
+from deployq.codegen.kernels.depthwise_forms import Form, find_form
+from deployq.codegen.kernels.weighted import ConvolutionLayer
 from deployq.codegen.packing import BY_COLUMNS, description
 from deployq.codegen.packing.streams import dense
 from deployq.ops import KernelCall
@@ -56,12 +46,6 @@ _LARGEST_SCRATCH_BYTES = 8192
 #: Unpacked weights of four channels.
 _WEIGHT_BYTES = 4 * 9 * CHANNELS
 
-#: Bits of a lane, and of the low half of a multiplier.
-_HALF_BITS = 16
-
-#: What Armv6-M adds to an activation, so that it is not negative and two of them are a word.
-_ACTIVATION_OFFSET = -INT8_MIN
-
 
 def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
     """The kernel of a depthwise convolution; None where it does not apply.
@@ -74,26 +58,24 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
         return None
     if window.kernel != (3, 3) or window.dilations != (1, 1) or layer.op.weight_shape[0] != channels:
         return None
-    possible = ("neighbours", "singles") if "armv7m" in core.features else ("halves",)
-    pairing, folded = _pairing(layer, possible)
-    layout = _layout(layer, core, pairing) if pairing else None
-    if layout is None:
+    form = find_form(layer, core)
+    layout = _layout(layer, core, form.pairing) if form else None
+    if form is None or layout is None:
         return None
-    shifted = pairing != "singles" and folded < layer.accumulation.stage.shift
     size = "low" if layout.column_lines == _FEW_LINES else ""
-    name = "_".join(word for word in (f"3x3s{layout.pixels.stride}", size, "shifted" * shifted) if word)
+    name = "_".join(word for word in (f"3x3s{layout.pixels.stride}", size, "shifted" * form.shifted) if word)
     return KernelCall(
         template="depthwise2d_wNa8_lanes.c.j2",
-        function=f"dq_depthwise2d_{name}_w{layer.bits}a8_{pairing}",
+        function=f"dq_depthwise2d_{name}_w{layer.bits}a8_{form.pairing}",
         variant={
             "bits": layer.bits,
             "stride": layout.pixels.stride,
             "lines": layout.column_lines,
-            "pairing": pairing,
-            "shifted": int(shifted),
+            "pairing": form.pairing,
+            "shifted": int(form.shifted),
         },
-        parameters=_parameters(layer, folded) | layout.members,
-        tables=_tables(layer, layout, folded),
+        parameters=_parameters(layer, form) | layout.members,
+        tables=_tables(layer, layout, form),
         weights_format=description(dense(layer.bits), BY_COLUMNS * layout.transposed),
         scratch_bytes=_WEIGHT_BYTES + layout.bytes,
         lead="same" if layout.read_ahead else None,
@@ -291,71 +273,26 @@ def _layout(layer: ConvolutionLayer, core: Core, pairing: str) -> _Layout | None
     return max(fitting, key=lambda one: (one.pixels.outputs, not one.transposed), default=None)
 
 
-def _pairing(layer: ConvolutionLayer, possible: tuple[str, ...]) -> tuple[str, int]:
-    """The first possible pairing whose sums are proven to fit, and by how much weights are shifted left.
-
-    That is by all of the stage's shift, or by nothing.
-
-    Returns:
-        The pairing, "" where the kernel does not apply: the stage must clamp to int8 alone; the shift.
-    """
-    stage = layer.accumulation.stage
-    if stage.per_channel_clamp or (int(stage.low.min()), int(stage.high.max())) != (INT8_MIN, INT8_MAX):
-        return "", 0
-    for pairing in possible:
-        for shift in (0,) if pairing == "singles" else (stage.shift, 0):
-            if _proven(layer, pairing, shift):
-                return pairing, shift
-    return "", 0
-
-
-def _proven(layer: ConvolutionLayer, pairing: str, folded: int) -> bool:
-    """Whether all sums fit lanes, and all products of the requantization the registers.
-
-    Args:
-        layer: with 3x3 windows.
-        pairing: of pixels. The lanes of "halves" hold sums with their bias; the multiplier is used in
-            parts of 16 bits, whose products with a lane fit 32 bits. Otherwise lanes plus 2^15 times the
-            multiplier are added to the bias times the multiplier, all of 32 bits; so are single sums.
-        folded: left shift of the weights and biases; the stage shifts by the rest.
-    """
-    rest = layer.accumulation.stage.shift - folded
-    rows = layer.rows.astype(np.int64) << folded
-    bias = layer.accumulation.folded_bias << folded
-    lowest, highest = accumulator_extremes(rows, 0, np.zeros_like(bias))
-    if pairing == "halves":
-        fits = int((lowest + bias).min()) >= INT16_MIN and int((highest + bias).max()) <= INT16_MAX
-        return fits and rest < _HALF_BITS
-    if pairing == "singles":
-        largest = max(int(np.abs(bias).max()), -int(lowest.min()), int(highest.max()))
-        return largest << rest <= INT32_MAX
-    largest = max(int(np.abs(bias).max()) - INT16_MIN, 2**_HALF_BITS)
-    return fits_lanes(rows, layer.taps) and largest << rest <= INT32_MAX
-
-
-def _tables(layer: ConvolutionLayer, layout: _Layout, folded: int) -> dict[str, Array]:
-    """Array members of the parameter struct; weights and biases are shifted by `folded`."""
+def _tables(layer: ConvolutionLayer, layout: _Layout, form: Form) -> dict[str, Array]:
+    """Array members of the parameter struct."""
     alphabet = layer.accumulation.weights.alphabet
     levels = layer.op.levels.swapaxes(2, 3) if layout.transposed else layer.op.levels
     codes = alphabet.encode(levels.reshape(len(levels), -1))
-    bias = layer.accumulation.folded_bias
-    if layout.pairing == "halves":
-        bias = bias - _ACTIVATION_OFFSET * layer.rows.astype(np.int64).sum(axis=1)
     return {
         "weights": dense(layer.bits).pack(codes, alphabet.neutral_code).reshape(-1),
         "run": layout.runs.reshape(-1),
-        "bias": (bias << folded).astype(np.int32),
-        "multiplier": channel_tables(layer.accumulation)["stage.multiplier"],
+        "bias": form.bias.astype(np.int32),
+        "multiplier": form.multiplier.astype(np.int32),
     }
 
 
-def _parameters(layer: ConvolutionLayer, folded: int) -> dict[str, int]:
+def _parameters(layer: ConvolutionLayer, form: Form) -> dict[str, int]:
     """Members of the parameter struct that do not depend on the layout."""
     alphabet, stage = layer.accumulation.weights.alphabet, layer.accumulation.stage
     return {
-        "step": alphabet.step << folded,
-        "offset": alphabet.offset * (1 << folded),
-        "shift": stage.shift - folded,
+        "step": alphabet.step << form.folded,
+        "offset": alphabet.offset * (1 << form.folded),
+        "shift": form.shift,
         "zero_point": stage.zero_point,
         "input_zero_point": layer.accumulation.input_zero_point,
     }
