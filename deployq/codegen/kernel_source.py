@@ -21,6 +21,7 @@ from deployq.codegen.packing.gaps import GapFormat
 from deployq.codegen.packing.plane_chunks import PlaneChunkFormat
 from deployq.codegen.packing.streams import dense, lanes
 from deployq.codegen.packing.vectors import VectorFormat
+from deployq.codegen.packing.woven import woven
 from deployq.codegen.tables import c_table
 from deployq.ops import KernelCall
 from deployq.resources import resource_directory
@@ -61,6 +62,7 @@ def template_environment() -> Environment:
         "pairs": pairs,
         "plane_chunks": PlaneChunkFormat,
         "vectors": VectorFormat,
+        "woven": woven,
     }
     environment.filters |= {
         "comment": comment_text,

@@ -67,7 +67,9 @@ def _layer(
 ) -> FieldsLayer:
     pad = kernel // 2
     window = Window((kernel, kernel), (stride, stride), (pad, pad, pad, pad))
-    return FieldsLayer(channels, size, window, 1, out, letters, 0, -128, "", True, 1)
+    return FieldsLayer(
+        channels, size, window, 1, out, letters=letters, zero_point=-128, enclosed=True, seed=1
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from deployq.alphabet import alphabet
 from deployq.codegen.kernels import fields_linear
 from deployq.codegen.kernels.fields_layer import pair_code
-from deployq.codegen.kernels.fields_linear import linked_sums_fit, longest_runs
+from deployq.codegen.kernels.fields_linear import longest_runs
 from deployq.codegen.optimize import build_schedule
 from deployq.ops import Case
 from deployq.ops.linear import IntegerLinear, Linear
@@ -23,7 +23,7 @@ from tests.codegen.families import family
 from tests.codegen.harness import DSP, SANITIZE, Network, run_program, write_program
 from tests.integer_networks import samples, single_node
 
-_FAMILIES = (family("DSP linear 1/2 bits"), family("DSP linear 4/8 bits"))
+_FAMILIES = tuple(family(f"DSP linear {widths} bits") for widths in ("1/2", "4/8", "3/5/6"))
 
 
 def _layer(inputs: int, outputs: int, bounds: Bounds) -> Linear:
@@ -52,7 +52,7 @@ def test_the_drawn_layers_reach_every_variant() -> None:
     names = set(functions)
     assert names == {
         f"dq_linear_w{width}a8_fields{stage}{wide}"
-        for width in ("1", "2", "4", "8")
+        for width in ("1", "2", "3", "4", "5", "6", "8")
         for odd in (("",) if width == "1" else ("", "_odd"))
         for stage in (odd, f"{odd}_shifted", f"{odd}_clamped")
         for wide in ("", "_wide")
@@ -92,72 +92,48 @@ def test_a_longer_run_than_the_proven_one_fails(
     assert not np.array_equal(found[1], network.expected())
 
 
-@pytest.mark.parametrize(
-    ("output", "level", "step", "inputs"),
-    [
-        (2, -8, 1, 511),  # 8 * 128 * 512 = 2^19: one more than 20 bits hold
-        (3, -8, 1, 511),
-        (2, 7, 1, 585),
-        (3, -15, 2, 546),
-        (0, -8, 1, 8191),
-        (1, -8, 1, 131071),
-    ],
+#: Alphabet, inputs of the lowest level that are proven with four outputs.
+_LIMITS = (
+    ("midtread-3", 1023),
+    ("midtread-4", 511),
+    ("midtread-5", 4095),
+    ("midtread-6", 2047),
+    ("midtread-8", 511),
 )
-def test_linked_inner_products_are_proven_in_their_fields(
-    output: int, level: int, step: int, inputs: int
-) -> None:
-    for count, fits in ((inputs - 1, True), (inputs, True), (inputs + 1, False)):
-        levels = np.zeros((8, count), dtype=np.int64)
-        levels[4 + output] = level
-        assert linked_sums_fit(levels, step) == fits
 
 
 @pytest.mark.parametrize("outputs", [2, 4])
-def test_more_inputs_than_proven_fail_where_sums_are_linked(
-    outputs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All weights are the lowest and one sample is -128 everywhere: 2^19 with 512 inputs.
+def test_more_inputs_than_proven_fail(outputs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All weights are the lowest and one sample is -128 everywhere.
 
-    With two outputs the fields of 20 bits belong to the outputs that fill up the four, and nothing fails.
+    With three and four bits and two outputs the fields of 20 bits belong to the outputs that fill up the
+    four, and nothing fails.
     """
-    found = {}
-    for inputs in (511, 512):
+    cases = [(letters, inputs) for letters, limit in _LIMITS for inputs in (limit, limit + 1)]
+    networks = []
+    for letters, inputs in cases:
         rng = np.random.default_rng(1)
         case = Case("layer", _layer(inputs, outputs, Bounds.none()), ((inputs,),))
-        graph = single_node(case, alphabet("midtread-4"), rng, 0, "low")
-        network = Network(graph, samples(graph, 1, rng), DSP)
-        proven = "fields" in _functions([network])[0]
-        monkeypatch.setattr(fields_linear, "linked_sums_fit", lambda levels, step: True)
-        write_program([network], tmp_path / str(inputs))
-        outcome = run_program([network], tmp_path / str(inputs), "gcc", SANITIZE)[0]
-        found[inputs] = proven, np.array_equal(outcome, network.expected())
-        monkeypatch.undo()
-    assert found == {511: (True, True), 512: (outputs == 2, outputs == 2)}
-
-
-def test_more_inputs_than_proven_fail_in_fields_of_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As above: 128 * 128 * 512 is 2^23, one more than the upper field of a lane has room for."""
-    found = {}
-    for inputs in (511, 512):
-        rng = np.random.default_rng(1)
-        case = Case("layer", _layer(inputs, 4, Bounds.none()), ((inputs,),))
-        graph = single_node(case, alphabet("midtread-8"), rng, 0, "low")
-        network = Network(graph, samples(graph, 1, rng), DSP)
-        proven = "fields" in _functions([network])[0]
-        monkeypatch.setattr(fields_linear, "top_fields_fit", lambda levels, step, layout: True)
-        write_program([network], tmp_path / str(inputs))
-        outcome = run_program([network], tmp_path / str(inputs), "gcc", SANITIZE)[0]
-        found[inputs] = proven, np.array_equal(outcome, network.expected())
-        monkeypatch.undo()
-    assert found == {511: (True, True), 512: (False, False)}
+        graph = single_node(case, alphabet(letters), rng, 0, "low")
+        networks.append(Network(graph, samples(graph, 1, rng), DSP))
+    proven = ["fields" in function for function in _functions(networks)]
+    monkeypatch.setattr(fields_linear, "sums_fit", lambda levels, step, layout: True)
+    write_program(networks, tmp_path)
+    outcomes = run_program(networks, tmp_path, "gcc", SANITIZE)
+    exact = [
+        np.array_equal(outcome, network.expected())
+        for outcome, network in zip(outcomes, networks, strict=True)
+    ]
+    spared = ("midtread-3", "midtread-4") if outputs == 2 else ()
+    expected = [(letters, inputs) in _LIMITS or letters in spared for letters, inputs in cases]
+    assert proven == expected
+    assert exact == expected
 
 
 def _all_extremes(name: str, inputs: int, target: Target) -> Network:
     """Every four outputs are all lowest or all highest levels in another combination, and so are samples.
 
-    The ratio of 2^-12 keeps the outputs of the largest sums, nearly 2^19, apart from those of wrong ones.
+    The ratio keeps the outputs of the largest sums apart from those of wrong ones.
     """
     rng = np.random.default_rng(inputs)
     letters = alphabet(name)
@@ -167,7 +143,8 @@ def _all_extremes(name: str, inputs: int, target: Target) -> Network:
     accumulation = node.op.accumulation
     combination = [group >> output & 1 for group in range(16) for output in range(4)]
     levels = np.repeat(letters.values[[0, -1]][combination][:, np.newaxis], inputs, axis=1)
-    stage = replace(accumulation.stage, shift=0, multiplier=np.full(64, 2**20, dtype=np.int64))
+    ratio = 2**32 * 100 // (int(np.abs(letters.values).max()) * 128 * inputs)
+    stage = replace(accumulation.stage, shift=0, multiplier=np.full(64, ratio, dtype=np.int64))
     weights = replace(accumulation.weights, levels=levels)
     op = IntegerLinear(replace(accumulation, weights=weights, stage=stage))
     extreme = graph.with_nodes((*graph.nodes[:-1], replace(node, op=op)), output=graph.output)
@@ -175,13 +152,21 @@ def _all_extremes(name: str, inputs: int, target: Target) -> Network:
 
 
 @pytest.mark.qemu
-def test_linked_sums_at_their_extremes(tmp_path: Path) -> None:
-    """511 inputs are the most that are proven for these weights; 504 are not expanded in advance."""
+def test_sums_at_their_extremes(tmp_path: Path) -> None:
+    """As many inputs as are proven for even levels, and whole blocks, which are not expanded in advance."""
     require_emulator()
     for target, directory in ((DSP, "host"), (load_target("cortex-m4"), "core")):
-        batch = [_all_extremes(f"mid{kind}-4", n, target) for kind in ("tread", "rise") for n in (504, 511)]
+        batch = [
+            _all_extremes(letters.replace("tread", kind), inputs, target)
+            for letters, limit in _LIMITS
+            for kind in ("tread", "rise")
+            for inputs in (limit - 7, limit)
+        ]
         assert _functions(batch) == [
-            f"dq_linear_w4a8_fields{odd}{wide}" for odd in ("", "_odd") for wide in ("_wide", "")
+            f"dq_linear_w{letters[-1]}a8_fields{odd}{wide}"
+            for letters, _ in _LIMITS
+            for odd in ("", "_odd")
+            for wide in ("_wide", "")
         ]
         if target is DSP:
             write_program(batch, tmp_path / directory)
@@ -202,8 +187,14 @@ def test_instructions_per_mac_on_cortex_m4(tmp_path: Path) -> None:
         ("ternary", 128, 640): 0.66,
         ("binary", 128, 128): 0.65,
         ("midrise-2", 640, 128): 0.72,
+        ("midrise-3", 128, 128): 1.05,
+        ("midrise-3", 640, 128): 1.14,
         ("midrise-4", 128, 128): 0.95,
         ("midrise-4", 640, 128): 1.05,
+        ("midtread-5", 128, 128): 1.52,
+        ("midtread-5", 640, 128): 1.62,
+        ("midtread-6", 128, 128): 1.42,
+        ("midtread-6", 640, 128): 1.53,
         ("symmetric-8", 128, 128): 0.97,
         ("symmetric-8", 640, 128): 1.07,
         ("midrise-2", 8, 128): 1.95,

@@ -49,7 +49,8 @@ def test_speed_takes_flash_for_codes_that_fit_no_field() -> None:
         for optimize in OPTIMIZE
     }
     assert bytes_of["midtread-6", "speed"] > 1.2 * bytes_of["midtread-6", "balanced"]
-    assert bytes_of["midtread-6", "flash"] == bytes_of["midtread-6", "balanced"]
+    # Codes without gaps either way, but for words that are filled up.
+    assert bytes_of["midtread-6", "balanced"] < 1.02 * bytes_of["midtread-6", "flash"]
     assert bytes_of["midtread-7", "flash"] < bytes_of["midtread-7", "balanced"]
 
 

@@ -25,14 +25,15 @@ from deployq.codegen.kernels.fields_layer import (
 )
 from deployq.codegen.kernels.weighted import ConvolutionLayer, stage_parameters
 from deployq.codegen.packing import description
-from deployq.codegen.packing.fields import CHANNELS, FieldFormat
+from deployq.codegen.packing.fields import CHANNELS
+from deployq.codegen.packing.woven import LaneFormat
 from deployq.ops import KernelCall
 from deployq.ops.base import Array
 
 #: Bytes of a word of activations.
 _WORD = 4
 
-#: Units of weights in the unrolled loop of the block functions.
+#: Units of weights in the unrolled loop of the block functions for pairs.
 _UNROLLED = 8
 
 #: An expanded activation of two pixels.
@@ -194,11 +195,19 @@ def _proven_chunk(code: PairCode, layer: ConvolutionLayer, windows: Gathering) -
     return code.longest_chunk(pairs[:, 0], windows.chunk_lengths)
 
 
-def packed_rows(layout: FieldFormat, layer: ConvolutionLayer, windows: Gathering, base: int) -> Array:
-    """The words of all weights, group by group, with stored code = (level - base) / step."""
+def packed_rows(
+    layout: LaneFormat, layer: ConvolutionLayer, windows: Gathering, base: int, filler: int | None = None
+) -> Array:
+    """The words of all weights, group by group, with stored code = (level - base) / step.
+
+    Output channels that fill up the last four of a group have the code `filler`, or else zeros for fields.
+    """
     step = layer.accumulation.weights.alphabet.step
     codes = ((layer.rows.astype(np.int64) - base) // step).astype(np.uint8)
     groups = windows.ordered(codes, 0).astype(np.uint8).reshape(layer.op.groups, -1, windows.operands)
+    if filler is not None:
+        missing = -groups.shape[1] % CHANNELS
+        groups = np.pad(groups, [(0, 0), (0, missing), (0, 0)], constant_values=filler)
     return np.concatenate([layout.pack(group, windows.order >= 0).reshape(-1) for group in groups])
 
 
@@ -213,6 +222,7 @@ class FieldsConvolution:
         weights: words of all groups.
         channels: table of {bias, multiplier}.
         layout: of the words.
+        unrolled: units of weights in the unrolled loop of the block function.
     """
 
     layer: ConvolutionLayer
@@ -220,7 +230,8 @@ class FieldsConvolution:
     chunk: int
     weights: Array
     channels: Array
-    layout: FieldFormat
+    layout: LaneFormat
+    unrolled: int = _UNROLLED
 
     def call(self, name: str, variant: Mapping[str, int | str]) -> KernelCall:
         """The call of the kernel of a format.
@@ -293,8 +304,8 @@ class FieldsConvolution:
             "chunk_taps": self.chunk,
             "segment": windows.segment(self.chunk),
             "atom": windows.atom(self.chunk),
-            "first_skipped_units": -(first // windows.unit) % _UNROLLED,
-            "skipped_units": -(self.chunk // windows.unit) % _UNROLLED,
+            "first_skipped_units": -(first // windows.unit) % self.unrolled,
+            "skipped_units": -(self.chunk // windows.unit) % self.unrolled,
             "ring_rows": self._ring_rows if self._rings else layer.shape[1],
             "ring_row_bytes": self._ring_row_bytes if self._rings else layer.shape[0] * layer.shape[2],
             "padded": int(self._rings),

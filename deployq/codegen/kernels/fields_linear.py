@@ -1,15 +1,15 @@
 """Fully connected layers with SMLAD whose words of weights hold codes of several outputs.
 
-One and two bits: an accumulator holds the sums of two outputs (pairs). Four and eight bits: the words
-hold four or two outputs a lane, which masks make distinguishable (linked, bytes). The input is expanded
-once, in scratch memory, to the 16-bit operands of SMLAD.
+One and two bits: an accumulator holds the sums of two outputs (pairs). More bits: the words hold four or
+two outputs a lane, which masks make distinguishable (masked_layer). The input is expanded once, in scratch
+memory, to the 16-bit operands of SMLAD.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from deployq.arithmetic import INT8_MAX, INT8_MIN, accumulator_extremes
+from deployq.arithmetic import INT8_MAX, INT8_MIN
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.fields_layer import (
     Levels,
@@ -19,20 +19,18 @@ from deployq.codegen.kernels.fields_layer import (
     pair_code,
     signed_field_bits,
 )
-from deployq.codegen.kernels.masked_layer import masked_base, masked_format, top_fields_fit
+from deployq.codegen.kernels.masked_layer import masked_base, masked_format, middle_code, sums_fit
 from deployq.codegen.kernels.weighted import LinearLayer, stage_parameters
 from deployq.codegen.packing import description
-from deployq.codegen.packing.fields import CHANNELS, Codes, FieldFormat, Words, linked, nested
+from deployq.codegen.packing.fields import CHANNELS, Codes, Words
+from deployq.codegen.packing.woven import LaneFormat
 from deployq.ops import KernelCall
 
 #: Inputs of a block of operands: the kernels work on whole blocks.
 _BLOCK = 8
 
-#: Bytes behind the operands that the loops for two and four bits load, two or three operands ahead.
-_AHEAD_BYTES = {2: 8, 4: 12}
-
-#: Bits of the fields that give the inner products of the outputs of `linked`, see its kernel.
-_LINKED_FIELD_BITS = (24, 28, 20, 20)
+#: Bytes behind the operands that the loops for two, three and four bits load, two or three operands ahead.
+_AHEAD_BYTES = {2: 8, 3: 12, 4: 12}
 
 #: Bytes of a run in scratch memory; one more follows the last.
 _RUN_BYTES = 16
@@ -57,7 +55,7 @@ def linear(layer: LinearLayer, core: Core) -> KernelCall | None:
     layout = masked_format(layer.bits, core)
     if layout is None:
         return None
-    return _masked(layer, linked() if layout == nested() else layout, operands)
+    return _masked(layer, layout, operands)
 
 
 def _pairs(layer: LinearLayer, code: PairCode, operands: int) -> KernelCall | None:
@@ -93,18 +91,14 @@ def _pairs(layer: LinearLayer, code: PairCode, operands: int) -> KernelCall | No
     )
 
 
-def _masked(layer: LinearLayer, layout: FieldFormat, operands: int) -> KernelCall | None:
+def _masked(layer: LinearLayer, layout: LaneFormat, operands: int) -> KernelCall | None:
     """Outputs that fill up the last four have the middle code: they must not disturb the others' fields."""
     alphabet = layer.accumulation.weights.alphabet
     base = masked_base(alphabet, layout)
     missing = [(0, -layer.rows.shape[0] % CHANNELS), (0, 0)]
-    codes = np.pad(_stored(layer, base), missing, constant_values=1 << (layout.bits - 1))
+    codes = np.pad(_stored(layer, base), missing, constant_values=middle_code(layout))
     levels = alphabet.step * codes.astype(np.int64) + base
-    if layout == linked():
-        fit = linked_sums_fit(levels, alphabet.step)
-    else:
-        fit = top_fields_fit(levels, alphabet.step, layout)
-    if not fit:
+    if not sums_fit(levels, alphabet.step, layout):
         return None
     return KernelCall(
         template="linear_wNa8_fields_masked.c.j2",
@@ -120,18 +114,6 @@ def _masked(layer: LinearLayer, layout: FieldFormat, operands: int) -> KernelCal
         scratch_bytes=operands + _ahead_bytes(layout, operands),
         lead=_lead(layer, operands),
     )
-
-
-def linked_sums_fit(levels: Levels, step: int) -> bool:
-    """Whether the inner products of four outputs whose sums are linked are proven to be told apart.
-
-    Args:
-        levels: (rows, taps), rows in groups of four.
-        step: distance of two levels; where it is 2, a field holds half an inner product, rounded down.
-    """
-    lowest, highest = accumulator_extremes(levels, 0, np.zeros(len(levels), np.int64))
-    bits = signed_field_bits(lowest // step, highest // step)
-    return bool(np.all(bits <= np.resize(_LINKED_FIELD_BITS, len(bits))))
 
 
 def longest_runs(code: PairCode, levels: Levels) -> tuple[int, ...] | None:
@@ -167,7 +149,7 @@ def operand_bytes(layer: LinearLayer, largest: int = _USUAL_LARGEST_OPERANDS) ->
     return 0 if expanded > largest and layer.taps % _BLOCK == 0 else expanded
 
 
-def _ahead_bytes(layout: FieldFormat, operands: int) -> int:
+def _ahead_bytes(layout: LaneFormat, operands: int) -> int:
     """Bytes of scratch memory behind the operands, 0 where they are not expanded in advance."""
     return _AHEAD_BYTES.get(layout.bits, 0) if operands else 0
 
@@ -177,7 +159,7 @@ def _lead(layer: LinearLayer, operands: int) -> int | None:
     return -layer.taps if operands else None
 
 
-def _variant(layer: LinearLayer, layout: FieldFormat, operands: int) -> dict[str, int | str]:
+def _variant(layer: LinearLayer, layout: LaneFormat, operands: int) -> dict[str, int | str]:
     """What makes up a variant of the C code."""
     wide = operands == 0
     return {
@@ -194,7 +176,7 @@ def _saturates(layer: LinearLayer) -> bool:
     return bool(np.all(stage.low == INT8_MIN) and np.all(stage.high == INT8_MAX))
 
 
-def _function(layer: LinearLayer, layout: FieldFormat, operands: int) -> str:
+def _function(layer: LinearLayer, layout: LaneFormat, operands: int) -> str:
     """Name of the variant: of two alphabets of a width, one has odd levels only."""
     odd = "_odd" if layer.accumulation.weights.alphabet.step == 2 and layout.bits > 1 else ""
     shifted = "_shifted" if layer.accumulation.stage.shift > 0 else ""
@@ -214,7 +196,7 @@ def _stored(layer: LinearLayer, base: int) -> Codes:
     return ((layer.rows.astype(np.int64) - base) // step).astype(np.uint8)
 
 
-def _packed(layout: FieldFormat, codes: Codes) -> Words:
+def _packed(layout: LaneFormat, codes: Codes) -> Words:
     """Words (groups of four outputs, words of a row), whole blocks of inputs filled up with zeros."""
     missing = -codes.shape[1] % _BLOCK
     present = np.arange(codes.shape[1] + missing) < codes.shape[1]

@@ -1,4 +1,4 @@
-"""Convolutions with weights of four and eight bits on cores with SMLAD."""
+"""Convolutions with weights of three bits and more on cores with SMLAD."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import numpy as np
 from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.fields_conv2d import FieldsConvolution, Gathering, flattened, packed_rows
 from deployq.codegen.kernels.fields_layer import channel_table, padded_rows, stage_variant
-from deployq.codegen.kernels.masked_layer import masked_base, masked_format, top_fields_fit
+from deployq.codegen.kernels.masked_layer import is_linked, masked_base, masked_format, middle_code, sums_fit
 from deployq.codegen.kernels.weighted import ConvolutionLayer
 from deployq.ops import KernelCall
+
+#: Taps in the unrolled loop of the block functions.
+_UNROLLED_TAPS = 32
 
 
 def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
@@ -21,8 +24,9 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
     if "dsp" not in core.features or layer.depthwise or layout is None:
         return None
     alphabet = layer.accumulation.weights.alphabet
-    levels = padded_rows(layer.rows.astype(np.int64), layer.op.groups)
-    if not top_fields_fit(levels, alphabet.step, layout):
+    filler = masked_base(alphabet, layout) + alphabet.step * middle_code(layout)
+    levels = padded_rows(layer.rows.astype(np.int64) - filler, layer.op.groups) + filler
+    if not sums_fit(levels, alphabet.step, layout):
         return None
     layer = flattened(layer)
     windows = Gathering.of(layer, layout.unit_taps)
@@ -32,7 +36,8 @@ def conv2d(layer: ConvolutionLayer, core: Core) -> KernelCall | None:
         layer=layer,
         windows=windows,
         chunk=windows.operands,
-        weights=packed_rows(layout, layer, windows, masked_base(alphabet, layout)),
+        weights=packed_rows(layout, layer, windows, masked_base(alphabet, layout), middle_code(layout)),
         channels=channel_table(layer.accumulation, layer.op.groups),
         layout=layout,
-    ).call("masked", variant)
+        unrolled=_UNROLLED_TAPS // layout.unit_taps,
+    ).call("linked" if is_linked(layout) else "masked", variant)

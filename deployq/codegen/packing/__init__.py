@@ -5,6 +5,7 @@ its kernels use all follow from that.
 
 - `streams`: a stream of codes per output channel (dense), or words of two taps at equal places (lanes).
 - `fields`: words that hold four output channels, for SMLAD.
+- `woven`: the same for widths that do not fill a word: spare bits of fields make up further words.
 - `vectors`: 16-byte vectors, for Helium.
 - `planes`: bit planes of eight inputs a byte, for lookup tables.
 - `plane_chunks`: bit planes of eight inputs a byte, all output channels of a few inputs together.

@@ -34,7 +34,7 @@ class FieldFormat:
     """How the codes of a group of four output channels lie in flash.
 
     Attributes:
-        name: "pairs", "nested", "linked" or "bytes".
+        name: "pairs", "linked" or "bytes".
         bits: width of a field, at least that of a code.
         unit_taps: taps of a unit.
         unit_words: 32-bit words of a unit.
@@ -105,15 +105,20 @@ class FieldFormat:
 
     def comment(self) -> str:
         """What a C comment says about the format."""
+        return (
+            f"32-bit words for groups of four output channels; {self.unit_words} "
+            f"word{'s' * (self.unit_words > 1)} hold{'s' * (self.unit_words == 1)} {self.unit_taps} taps. "
+            f"{self.places}"
+        )
+
+    @property
+    def places(self) -> str:
+        """The sentence that says where every field is."""
         rows = "; ".join(
             f"tap {tap}: " + ", ".join(f"{place // 32}.{place % 32}" for place in places)
             for tap, places in enumerate(self.positions)
         )
-        return (
-            f"32-bit words for groups of four output channels; {self.unit_words} "
-            f"word{'s' * (self.unit_words > 1)} hold{'s' * (self.unit_words == 1)} {self.unit_taps} taps. "
-            f"Place (word.bit) of the {self.bits}-bit fields of channels 0 to 3 - {rows}."
-        )
+        return f"Place (word.bit) of the {self.bits}-bit fields of channels 0 to 3 - {rows}."
 
 
 def pairs(bits: int) -> FieldFormat:
@@ -142,21 +147,8 @@ def pairs(bits: int) -> FieldFormat:
     )
 
 
-def nested() -> FieldFormat:
-    """Four 4-bit channels a lane: a + 16 b + 256 c + 4096 d, d in two's complement.
-
-    Three masks isolate a, 16 b and 256 c; the word itself is the fourth operand.
-    """
-    positions = []
-    for lane, step in _PLACE_OF_TAP:
-        base = 32 * step + 16 * lane
-        positions.append((base, base + 4, base + 8, base + 12))
-    masks = (0x000F000F, 0x00F000F0, 0x0F000F00)
-    return FieldFormat("nested", 4, 4, 2, tuple(positions), (False, False, False, True), masks)
-
-
 def linked() -> FieldFormat:
-    """Four 4-bit channels a lane whose sums follow from three accumulators, where `nested` needs four.
+    """Four 4-bit channels a lane whose sums follow from three accumulators.
 
     Lane = a + 16 b + 256 c' + 4096 d, d in two's complement, c' of the tap of the word's other lane. Masks
     leave a + 16 b, 16 b + 4096 d and, of the word rotated by 24, c + 256 a of one tap: channels that two
