@@ -9,7 +9,7 @@ from unittest.mock import patch
 from hypothesis import strategies as st
 
 from tests.codegen.batches import Family, Run
-from tests.codegen.depthwise_layers import depthwise_layers, lane_layers
+from tests.codegen.depthwise_layers import depthwise_layers, lane_layers, window_layers
 from tests.codegen.fields_conv2d_layers import PAIR_ALPHABETS, fields_layers
 from tests.codegen.linear_layers import linear_layers
 from tests.codegen.sparse_layers import sparse_convolutions, sparse_linear_layers
@@ -21,6 +21,7 @@ _MASKED = ("midrise-4", "midtread-4", "symmetric-8", "midtread-8", "midrise-8", 
 _WIDENED = ("midrise-3", "midrise-6", "midtread-7")
 _VECTORS = (*PAIR_ALPHABETS[1:], *_WIDENED, "midrise-4", "midtread-4", "symmetric-8", "midtread-8")
 _LANES = ("midtread-3", "midrise-3", "midtread-5", "midrise-5")
+_WOVEN = (*_LANES, "midtread-6", "midrise-6")
 
 #: Inputs that are not expanded in advance, and too many for a chunk; outputs too many for a slice of sums.
 _WIDE = (range(1, 71), (128, 257, 264, 320, 400, 640))
@@ -82,12 +83,25 @@ def _long() -> Iterator[None]:
 
 FAMILIES = (
     Family("DSP convolution 1/2 bits", r"dq_conv2d_w\ds\da8_pairs_\w+", fields_layers(PAIR_ALPHABETS), _DSP),
-    Family("DSP convolution 4/8 bits", r"dq_conv2d_w\ds\da8_masked_\w+", fields_layers(_MASKED), _DSP),
-    Family("DSP convolution 3/5 bits", r"dq_conv2d_w\da8_smlad", fields_layers(_LANES), _DSP_IN_C),
+    Family(
+        "DSP convolution 4/8 bits",
+        r"dq_conv2d_w[48]s\da8_(linked|masked)_\w+",
+        fields_layers(_MASKED),
+        _DSP,
+    ),
+    Family(
+        "DSP convolution 3/5/6 bits",
+        r"dq_conv2d_w[356]s\da8_(linked|masked)_\w+",
+        fields_layers(_WOVEN),
+        _DSP,
+    ),
+    Family("DSP convolution by lanes", r"dq_conv2d_w\da8_smlad", fields_layers(_LANES), _DSP_IN_C, "flash"),
     Family("DSP linear 1/2 bits", r"dq_linear_w[12]a8_fields\w*", linear_layers(PAIR_ALPHABETS), _DSP),
     Family("DSP linear 4/8 bits", r"dq_linear_w[48]a8_fields\w*", linear_layers(_MASKED, _WIDE), _DSP),
-    Family("DSP linear 3/5 bits", r"dq_linear_w\da8_smlad", linear_layers(_LANES), _DSP_IN_C),
-    Family("DSP depthwise", r"dq_depthwise2d_\w+_smlad", depthwise_layers(st.integers(4, 13)), _DSP),
+    Family("DSP linear 3/5/6 bits", r"dq_linear_w[356]a8_fields\w*", linear_layers(_WOVEN, _WIDE), _DSP),
+    Family("DSP linear by lanes", r"dq_linear_w\da8_smlad", linear_layers(_LANES), _DSP_IN_C, "flash"),
+    Family("DSP depthwise", r"dq_depthwise2d_\w+_smlad", depthwise_layers(st.integers(1, 13)), _DSP),
+    Family("DSP depthwise of any window", r"dq_depthwise2d_\w+_smlad", window_layers(), _DSP),
     Family("table convolution", r"dq_conv2d_w\da8_planes(_halves)?", fields_layers(_ALL), _WITHOUT_DSP),
     Family(
         "whole-window convolution",

@@ -52,8 +52,9 @@ def test_generation_repeats_byte_for_byte() -> None:
 
 _FORMATS = {
     ("dsp", "midrise-2", "conv2d"): "pairs",
-    ("dsp", "midtread-3", "conv2d"): "lanes",
-    ("dsp", "midtread-4", "conv2d"): "nested",
+    ("dsp", "midtread-3", "conv2d"): "woven linked",
+    ("dsp", "midtread-5", "linear"): "woven bytes",
+    ("dsp", "midtread-4", "conv2d"): "linked",
     ("dsp", "midtread-4", "linear"): "linked",
     ("dsp", "symmetric-8", "conv2d"): "bytes",
     ("dsp", "midrise-2", "depthwise2d"): "dense",
@@ -123,9 +124,13 @@ def test_cmake_builds_the_target(tmp_path: Path) -> None:
 def test_facts_are_those_of_the_graph() -> None:
     library = golden_library()
     conv, linear = library.layers
-    assert (conv.op, conv.function, conv.macs) == ("conv2d", "dq_conv2d_w2s2a8_pairs_rows", 4 * 9 * 16)
+    assert (conv.op, conv.function, conv.macs) == (
+        "conv2d",
+        "dq_depthwise2d_3x3s2_few_w2a8_smlad",
+        4 * 9 * 16,
+    )
     assert (linear.op, linear.macs, linear.arena_offset) == ("linear", 640, None)
-    # 4 rows of 12 2-bit codes; 16 rows (10 are used) of 64; bias and multiplier per row; the length of a run.
+    # 4 rows of 9 2-bit codes; 16 rows (10 are used) of 64; bias and multiplier per row; the length of a run.
     assert (conv.weights_bytes, linear.weights_bytes) == (4 * 3 + 4 * 8, 16 * 16 + 16 * 8 + 2)
     assert library.weights_bytes == conv.weights_bytes + linear.weights_bytes
     assert library.macs == 1216

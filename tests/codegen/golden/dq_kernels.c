@@ -58,49 +58,6 @@ typedef char dq_assert_arithmetic_shift[((-3) >> 1) == -2 ? 1 : -1];
 #define DQ_ASM 1
 #endif
 
-/* zero_point + floor((accumulator * 2^shift * multiplier + 2^31) / 2^32). */
-DQ_KERNEL_SECTION DQ_UNUSED static inline int32_t dq_requantize(
-    int32_t accumulator, int32_t multiplier, int32_t shift, int32_t zero_point)
-{
-    const int32_t shifted = (int32_t)((uint32_t)accumulator << shift);
-#if defined(DQ_DSP)
-    int32_t result;
-    __asm__("smmlar %0, %1, %2, %3" : "=r"(result) : "r"(shifted), "r"(multiplier), "r"(zero_point));
-    return result;
-#else
-    /* The product is below 2^62. `>>` of a negative number rounds down on every compiler supported here. */
-    const int64_t rounded = (int64_t)shifted * multiplier + ((int64_t)1 << 31);
-    return zero_point + (int32_t)(rounded >> 32);
-#endif
-}
-
-DQ_KERNEL_SECTION DQ_UNUSED static inline int8_t dq_clamp(int32_t value, int32_t low, int32_t high)
-{
-    if (value < low) {
-        value = low;
-    }
-    if (value > high) {
-        value = high;
-    }
-    return (int8_t)value;
-}
-
-/* What one channel needs of its stage, in registers. */
-typedef struct {
-    int32_t multiplier;
-    int32_t shift;
-    int32_t zero_point;
-    int32_t low;
-    int32_t high;
-} dq_channel;
-
-/* The int8 output of an accumulator. */
-DQ_KERNEL_SECTION DQ_UNUSED static inline int8_t dq_output(dq_channel channel, int32_t accumulator)
-{
-    const int32_t value = dq_requantize(accumulator, channel.multiplier, channel.shift, channel.zero_point);
-    return dq_clamp(value, channel.low, channel.high);
-}
-
 /* Four activations as a word, from any address. */
 DQ_KERNEL_SECTION DQ_UNUSED static inline uint32_t dq_load_word(const int8_t *activations)
 {
@@ -160,19 +117,61 @@ DQ_KERNEL_SECTION DQ_UNUSED static inline uint32_t dq_sxtb16_odd(uint32_t word)
 #endif
 }
 
-/* accumulator + low(a) * low(b) + high(a) * high(b), halves signed, modulo 2^32. */
-DQ_KERNEL_SECTION DQ_UNUSED static inline uint32_t dq_smlad_modulo(uint32_t a, uint32_t b, uint32_t accumulator)
+/* zero_point + floor((accumulator * 2^shift * multiplier + 2^31) / 2^32). */
+DQ_KERNEL_SECTION DQ_UNUSED static inline int32_t dq_requantize(
+    int32_t accumulator, int32_t multiplier, int32_t shift, int32_t zero_point)
 {
+    const int32_t shifted = (int32_t)((uint32_t)accumulator << shift);
 #if defined(DQ_DSP)
-    uint32_t result;
-    __asm__("smlad %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(accumulator));
+    int32_t result;
+    __asm__("smmlar %0, %1, %2, %3" : "=r"(result) : "r"(shifted), "r"(multiplier), "r"(zero_point));
     return result;
 #else
-    const int32_t low = (int32_t)(int16_t)(uint16_t)a * (int16_t)(uint16_t)b;
-    const int32_t high = (int32_t)(int16_t)(uint16_t)(a >> 16) * (int16_t)(uint16_t)(b >> 16);
-    return accumulator + (uint32_t)low + (uint32_t)high;
+    /* The product is below 2^62. `>>` of a negative number rounds down on every compiler supported here. */
+    const int64_t rounded = (int64_t)shifted * multiplier + ((int64_t)1 << 31);
+    return zero_point + (int32_t)(rounded >> 32);
 #endif
 }
+
+DQ_KERNEL_SECTION DQ_UNUSED static inline int8_t dq_clamp(int32_t value, int32_t low, int32_t high)
+{
+    if (value < low) {
+        value = low;
+    }
+    if (value > high) {
+        value = high;
+    }
+    return (int8_t)value;
+}
+
+/* What one channel needs of its stage, in registers. */
+typedef struct {
+    int32_t multiplier;
+    int32_t shift;
+    int32_t zero_point;
+    int32_t low;
+    int32_t high;
+} dq_channel;
+
+/* The int8 output of an accumulator. */
+DQ_KERNEL_SECTION DQ_UNUSED static inline int8_t dq_output(dq_channel channel, int32_t accumulator)
+{
+    const int32_t value = dq_requantize(accumulator, channel.multiplier, channel.shift, channel.zero_point);
+    return dq_clamp(value, channel.low, channel.high);
+}
+
+DQ_KERNEL_SECTION DQ_UNUSED static inline dq_channel dq_stage_channel(const dq_output_stage *stage, int32_t channel)
+{
+    dq_channel result;
+    result.multiplier = stage->multiplier[channel];
+    result.shift = stage->shift;
+    result.zero_point = stage->zero_point;
+    result.low = stage->channel_low != NULL ? stage->channel_low[channel] : stage->low;
+    result.high = stage->channel_high != NULL ? stage->channel_high[channel] : stage->high;
+    return result;
+}
+
+#include <stddef.h>
 
 /*
  * Functions written in assembly altogether. `used` keeps the compiler from changing how a function is called
@@ -196,499 +195,523 @@ DQ_KERNEL_SECTION DQ_UNUSED static inline uint32_t dq_smlad_modulo(uint32_t a, u
 #define DQ_NAKED \
     __attribute__((naked, noinline, used, aligned(4), no_instrument_function)) DQ_UNGUARDED DQ_UNPROFILED
 
-/* How the accumulators of both pixels start a chunk of taps; for assembly, the address where it ends. */
-typedef struct {
-    uint32_t start[2];
-    uint32_t end;
-} dq_chunk;
+/* Assembly reads structures by these numbers of bytes, with pointers of four. */
+#define DQ_ASSERT_OFFSET(type, member, bytes) \
+    typedef char type##_##member##_offset[sizeof(void *) != 4 || offsetof(type, member) == (bytes) ? 1 : -1]
 
-/*
- * All output channels of one group of a convolution, for two pixels. Operands are the activations of
- * both windows as (x0, x2) of the first pixel, of the second, (x1, x3) of the first, of the second, ...
- * Assembly copies the first twelve words at once: the order matters.
- */
-typedef struct {
-    uint32_t *operands;
-    uint32_t start[2];            /* what the accumulators of each pixel start from */
-    const uint32_t *chunk_end;    /* end of the operands of the first chunk */
-    const uint32_t *operands_end; /* end of all operands */
-    const uint32_t *weights_end;
-    const int32_t *channels;      /* bias and multiplier of each channel */
-    void *outputs[2];             /* int8_t, or int32_t where the sums themselves are stored */
-    int32_t zero_point;           /* of the output */
-    uint32_t odd;                 /* bit i: the sum of the activations of pixel i is odd */
-    const dq_chunk *chunks;       /* the second and all following chunks */
-    uint32_t skipped_units;       /* units that the first chunk falls short of whole turns of the unrolled loop */
-    const uint32_t *weights;
-    uint32_t later_skipped_units; /* the same for every chunk but the first */
-    int32_t later_taps;           /* of every chunk but the first */
-    int32_t shift;                /* left shift of the sums */
-} dq_fields_block;
-
-typedef char dq_assert_chunk[sizeof(dq_chunk) == 12 ? 1 : -1];
-#if defined(DQ_ASM)
-typedef char dq_assert_block_channels[__builtin_offsetof(dq_fields_block, channels) == 24 ? 1 : -1];
-typedef char dq_assert_block_weights[__builtin_offsetof(dq_fields_block, weights) == 52 ? 1 : -1];
-typedef char dq_assert_block_shift[__builtin_offsetof(dq_fields_block, shift) == 64 ? 1 : -1];
+/* The low halves of two words as one word. */
+DQ_KERNEL_SECTION static inline uint32_t dq_pair(uint32_t low, uint32_t high)
+{
+#if defined(DQ_DSP)
+    uint32_t result;
+    __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(result) : "r"(low), "r"(high));
+    return result;
+#else
+    return (low & 0xffffu) | (high << 16);
 #endif
-
-/* So many chunks are described on the stack, more in the scratch memory. */
-#define DQ_FEW_CHUNKS 4
-
-/* The block works on the first group. */
-DQ_KERNEL_SECTION static inline void dq_first_group(const dq_fields_conv2d_params *p, dq_fields_block *block)
-{
-    block->weights = p->weights;
-    block->weights_end = p->weights + p->group_words;
-    block->channels = p->channels;
 }
 
-/* Chunks, the first group, and zeros where windows are padded to whole words or units. */
+/* Lines of the image as lines of the planes; the assembly knows where each member lies. */
+typedef struct {
+    int32_t lines;        /* at least one */
+    uint32_t padding;     /* the zero point four times */
+    int32_t left;         /* 1: the first word of a line is the padding and a pixel */
+    int32_t right;        /* 1: the last word of a line is a pixel and the padding */
+    int32_t bytes;        /* bytes of a line of a plane to write, without the word of `right` */
+    int32_t line_skip;    /* bytes from there to the next line */
+    int32_t pixel_skip;   /* bytes from the end of a line of the image to the next one */
+    int32_t plane_bytes;
+    const int8_t *pixel;
+    int32_t pixel_step;   /* bytes from one pixel to the next */
+    uint32_t *word;
+} dq_expansion;
+DQ_ASSERT_OFFSET(dq_expansion, lines, 0);
+DQ_ASSERT_OFFSET(dq_expansion, padding, 4);
+DQ_ASSERT_OFFSET(dq_expansion, left, 8);
+DQ_ASSERT_OFFSET(dq_expansion, right, 12);
+DQ_ASSERT_OFFSET(dq_expansion, bytes, 16);
+DQ_ASSERT_OFFSET(dq_expansion, line_skip, 20);
+DQ_ASSERT_OFFSET(dq_expansion, pixel_skip, 24);
+DQ_ASSERT_OFFSET(dq_expansion, plane_bytes, 28);
+DQ_ASSERT_OFFSET(dq_expansion, pixel, 32);
+DQ_ASSERT_OFFSET(dq_expansion, pixel_step, 36);
+DQ_ASSERT_OFFSET(dq_expansion, word, 40);
+
+/* Set the members that all strips and channels share. */
 DQ_KERNEL_SECTION DQ_INNER_LOOP
-static void dq_prepare_block(
-    const dq_fields_conv2d_params *p, uint8_t *scratch, dq_chunk *chunks, dq_fields_block *block)
+static void dq_set_expansion(const dq_depthwise2d_params *p, dq_expansion *e)
 {
-    uint32_t *const operands = (uint32_t *)(void *)(scratch + p->operands_at);
-    for (int32_t c = 0; c < p->chunks; ++c) {
-        chunks[c].end = (uint32_t)(uintptr_t)(operands + p->first_taps + c * p->chunk_taps);
-    }
-    for (int32_t i = p->taps; i < p->operands; ++i) {
-        operands[i] = 0;
-    }
-    block->operands = operands;
-    block->chunk_end = operands + p->first_taps;
-    block->operands_end = operands + p->operands;
-    block->zero_point = p->stage.zero_point;
-    block->chunks = chunks + 1;
-    block->skipped_units = (uint32_t)p->first_skipped_units;
-    block->later_skipped_units = (uint32_t)p->skipped_units;
-    block->later_taps = p->chunk_taps;
-    block->shift = p->stage.shift;
-    dq_first_group(p, block);
+    const int32_t left = p->pixels > 0 ? p->pad_pixels % 2 : 0;
+    const int32_t pairs = (p->pixels - left) / 2;
+    e->padding = 0x01010101u * (uint8_t)p->input_zero_point;
+    e->left = left;
+    e->right = p->pixels - left - 2 * pairs;
+    e->bytes = 4 * (left + pairs);
+    e->line_skip = 4 * p->pitch - e->bytes;
+    e->pixel_skip = p->in_line_step - (left + 2 * pairs) * p->in_pixel_step;
+    e->plane_bytes = 4 * p->plane;
+    e->pixel_step = p->in_pixel_step;
 }
 
-/* Copy `count` bytes, most of them as words. */
-DQ_KERNEL_SECTION static inline void dq_copy(int8_t *to, const int8_t *from, int32_t count)
+/* Four words that are copied together. */
+typedef struct {
+    uint32_t words[4];
+} dq_four_words;
+
+/* The weights of an output channel as pairs, see dq_depthwise_3x3s2. */
+DQ_KERNEL_SECTION
+static void dq_depthwise_weights_3x3s2_w2(
+    const dq_depthwise2d_params *p, const uint8_t *codes, uint32_t *weights)
 {
-    for (; count >= 16; count -= 16) {
-        memcpy(to, from, 16);
-        to += 16;
-        from += 16;
-    }
-    for (; count >= 4; count -= 4) {
-        memcpy(to, from, 4);
-        to += 4;
-        from += 4;
-    }
-    for (; count > 0; --count) {
-        *to++ = *from++;
+    const int32_t step = p->step;
+    const int32_t offset = p->offset;
+    const uint32_t u0b0 = codes[0];
+    const uint32_t u1b0 = codes[1];
+    const uint32_t u2b0 = codes[2];
+    const uint32_t w0 = (uint32_t)(step * (int32_t)(u0b0 & 3u) + offset);
+    const uint32_t w1 = (uint32_t)(step * (int32_t)((u0b0 >> 2) & 3u) + offset);
+    const uint32_t w2 = (uint32_t)(step * (int32_t)((u0b0 >> 4) & 3u) + offset);
+    const uint32_t w3 = (uint32_t)(step * (int32_t)(u0b0 >> 6) + offset);
+    const uint32_t w4 = (uint32_t)(step * (int32_t)(u1b0 & 3u) + offset);
+    const uint32_t w5 = (uint32_t)(step * (int32_t)((u1b0 >> 2) & 3u) + offset);
+    const uint32_t w6 = (uint32_t)(step * (int32_t)((u1b0 >> 4) & 3u) + offset);
+    const uint32_t w7 = (uint32_t)(step * (int32_t)(u1b0 >> 6) + offset);
+    const uint32_t w8 = (uint32_t)(step * (int32_t)(u2b0 & 3u) + offset);
+    weights[0] = dq_pair(w0, w1);
+    weights[1] = dq_pair(w3, w4);
+    weights[2] = dq_pair(w6, w7);
+    weights[3] = dq_pair(w2, w5);
+    weights[4] = dq_pair(w8, 0);
+}
+
+/*
+ * Some lines of neighbouring output channels. The assembly copies it to its stack and knows where each
+ * member lies; it keeps what changes from channel to channel in `bias`, `multiplier`, `line_end` and `end`.
+ */
+typedef struct {
+    int32_t bias;
+    const uint32_t *end;         /* in the plane, of all lines */
+    int32_t multiplier;
+    int32_t zero_point;
+    int32_t pixel_step;          /* bytes from one output of a line to the next */
+    const uint32_t *line_end;    /* in the plane, of the pairs of outputs of a line */
+    int32_t line_skip;           /* bytes from there to the next line of windows */
+    int32_t output_skip;         /* bytes from the last pair of a line of outputs to the next line */
+    int32_t pair_bytes;          /* bytes of a line of the plane that pairs of outputs take */
+    int32_t odd;                 /* 1: an odd number of outputs in a line */
+    const uint32_t *plane;       /* first line of the first window */
+    int8_t *output;
+    const uint32_t *weights;
+    int32_t window_step;         /* bytes from one line of a window to the next */
+    const int32_t *biases;
+    const int32_t *multipliers;
+    int32_t channels;            /* at least one */
+    int32_t plane_step;          /* bytes from the plane of one output channel to that of the next */
+    int32_t bytes;               /* of the plane, from one line of windows to the next for each line */
+    int32_t line_step;           /* bytes from one line of windows to the next */
+} dq_depthwise_lines;
+DQ_ASSERT_OFFSET(dq_depthwise_lines, bias, 0);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, end, 4);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, multiplier, 8);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, zero_point, 12);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, pixel_step, 16);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, line_end, 20);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, line_skip, 24);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, output_skip, 28);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, pair_bytes, 32);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, odd, 36);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, plane, 40);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, output, 44);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, weights, 48);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, window_step, 52);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, biases, 56);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, multipliers, 60);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, channels, 64);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, plane_step, 68);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, bytes, 72);
+DQ_ASSERT_OFFSET(dq_depthwise_lines, line_step, 76);
+
+/* Set the members that depend on how many outputs a line has, and how far apart they are. */
+DQ_KERNEL_SECTION
+static void dq_depthwise_set_line(const dq_depthwise2d_params *p, dq_depthwise_lines *r)
+{
+    const int32_t pairs = p->out_pixels / 2;
+    r->pixel_step = p->out_pixel_step;
+    r->pair_bytes = 4 * p->stride_pixels * pairs;
+    r->line_skip = r->line_step - r->pair_bytes;
+    r->output_skip = p->out_line_step - 2 * pairs * p->out_pixel_step;
+    r->odd = p->out_pixels % 2;
+}
+
+/* The members that all strips and channels share. */
+DQ_KERNEL_SECTION DQ_INNER_LOOP
+static void dq_depthwise_set_lines(const dq_depthwise2d_params *p, dq_depthwise_lines *r)
+{
+    memset(r, 0, sizeof *r);
+    r->zero_point = p->stage.zero_point;
+    r->line_step = 4 * p->stride_lines * p->pitch;
+    r->window_step = 4 * p->dilation_lines * p->pitch;
+    r->plane_step = p->group_outputs == 1 ? 4 * p->plane : 0;
+    dq_depthwise_set_line(p, r);
+}
+
+/* Expand lines of all channels, one after the other: no byte beside the pixels is read. */
+DQ_KERNEL_SECTION DQ_INNER_LOOP
+static void dq_expand_few_lines(const dq_depthwise2d_params *p, const dq_expansion *e)
+{
+    const uint32_t padding = (uint32_t)p->input_zero_point;
+    const int32_t step = e->pixel_step;
+    for (int32_t channel = 0; channel < p->in_channels; ++channel) {
+        const int8_t *pixel = e->pixel + channel;
+        uint32_t *word = e->word + channel * p->plane;
+        for (int32_t line = 0; line < e->lines; ++line) {
+            const uint32_t *const end = word + e->bytes / 4;
+            if (e->left != 0) {
+                *word++ = dq_pair(padding, (uint32_t)*pixel);
+                pixel += step;
+            }
+            while (word < end) {
+                *word++ = dq_pair((uint32_t)pixel[0], (uint32_t)pixel[step]);
+                pixel += 2 * step;
+            }
+            if (e->right != 0) {
+                *word = dq_pair((uint32_t)*pixel, padding);
+            }
+            word += e->line_skip / 4;
+            if (line + 1 < e->lines) {
+                pixel += e->pixel_skip;
+            }
+        }
     }
 }
 
-DQ_KERNEL_SECTION static inline void dq_fill(int8_t *to, int32_t value, int32_t count)
+/* Padding in lines begin <= line < end of all planes. */
+DQ_KERNEL_SECTION
+static void dq_pad_few_lines(const dq_depthwise2d_params *p, uint32_t *planes, int32_t begin, int32_t end)
 {
-    const uint32_t word = 0x01010101u * (uint32_t)(uint8_t)value;
-    for (; count >= 4; count -= 4) {
-        memcpy(to, &word, 4);
-        to += 4;
+    const uint32_t padding = 0x00010001u * (uint16_t)p->input_zero_point;
+    const uint32_t *const last = planes + end * p->pitch;
+    for (uint32_t *word = planes + begin * p->pitch; word < last; ++word) {
+        for (int32_t i = 0; i < p->in_channels; ++i) {
+            word[i * p->plane] = padding;
+        }
     }
-    for (; count > 0; --count) {
-        *to++ = (int8_t)value;
+}
+
+/* Move the last lines of all planes to the front, for the next strip. */
+DQ_KERNEL_SECTION DQ_INNER_LOOP
+static void dq_keep_few_lines(const dq_depthwise2d_params *p, uint32_t *planes)
+{
+    const int32_t distance = p->plane - p->kept * p->pitch;
+    for (int32_t i = 0; i < p->in_channels; ++i) {
+        uint32_t *to = planes + i * p->plane;
+        const uint32_t *from = to + distance;
+        const uint32_t *const end = to + p->plane;
+        for (; distance >= 4 && end - from >= 4; from += 4) {
+            *(dq_four_words *)(void *)to = *(const dq_four_words *)(const void *)from;
+            to += 4;
+        }
+        while (from < end) {
+            *to++ = *from++;
+        }
     }
 }
 
 /*
- * Put row `row` of the padded input (the first one is 0) into the ring. Columns and rows outside the
- * image get the zero point: the folded bias counts on it.
+ * The planes of the strip that begins at line `line` of the output and gives `lines` of them; `input` is
+ * the first channel of the first pixel. Padding stays where it is if there is only one strip.
  */
-DQ_KERNEL_SECTION DQ_INNER_LOOP
-static void dq_ring_push(const dq_fields_conv2d_params *p, const int8_t *input, int32_t row, int8_t *ring)
+DQ_KERNEL_SECTION
+static void dq_fill_few_planes(
+    const dq_depthwise2d_params *p, dq_expansion *e, const int8_t *input, int32_t line, int32_t lines,
+    uint32_t *planes)
 {
-    int8_t *const to = ring + row % p->ring_rows * p->ring_row_bytes;
-    const int32_t image_row = row - p->pad_top;
-    const int32_t image_bytes = p->in_width * p->in_channels;
-    const int32_t left = p->pad_left * p->in_channels;
-    const int32_t room = p->ring_row_bytes - left;
-    const int32_t copied = image_bytes < room ? image_bytes : room;
-    if (image_row < 0 || image_row >= p->in_height || copied <= 0) {
-        dq_fill(to, p->input_zero_point, p->ring_row_bytes);
+    if (p->whole > 0) {
+        e->lines = p->whole;
+        e->pixel = input;
+        e->word = planes + p->pad_lines * p->pitch + p->pad_pixels / 2;
+        dq_expand_few_lines(p, e);
         return;
     }
-    dq_fill(to, p->input_zero_point, left);
-    dq_copy(to + left, input + image_row * image_bytes, copied);
-    dq_fill(to + left + copied, p->input_zero_point, room - copied);
-}
-
-/*
- * Where windows lie in the ring. Of each row, whole words are expanded first; the bytes left of all rows
- * follow, as words again. Assembly knows the offsets of the members.
- */
-typedef struct {
-    uint32_t *operands;
-    int32_t rows;
-    int32_t word_bytes;      /* bytes of the whole words of a row */
-    int32_t left;            /* bytes left of a row, 0 to 3 */
-    int32_t step;            /* bytes from the end of a row of the window to its next row */
-    const int8_t *ring_end;
-    int32_t ring_bytes;
-    int8_t *rest[2];         /* memory for the bytes left, as words */
-    int32_t rest_bytes;
-} dq_window_rows;
-
-DQ_KERNEL_SECTION static inline void dq_prepare_rows(
-    const dq_fields_conv2d_params *p, const int8_t *ring, uint8_t *scratch, dq_window_rows *windows)
-{
-    const int32_t left = p->run_bytes % 4;
-    windows->operands = (uint32_t *)(void *)(scratch + p->operands_at);
-    windows->rows = p->kernel_height;
-    windows->word_bytes = p->run_bytes - left;
-    windows->left = left;
-    windows->step = p->dilation_height * p->ring_row_bytes - p->run_bytes;
-    windows->ring_bytes = p->ring_rows * p->ring_row_bytes;
-    windows->ring_end = ring + windows->ring_bytes;
-    windows->rest_bytes = (left * p->kernel_height + 3) / 4 * 4;
-    windows->rest[0] = (int8_t *)scratch + p->windows_at;
-    windows->rest[1] = windows->rest[0] + windows->rest_bytes;
-    if (left != 0) {
-        dq_fill(windows->rest[0], 0, 2 * windows->rest_bytes);
+    const int32_t first = line * p->stride_lines - p->pad_lines;
+    const int32_t end = (lines - 1) * p->stride_lines + (p->kernel_lines - 1) * p->dilation_lines + 1;
+    const int several = lines < p->out_lines;
+    int32_t from = 0;
+    int32_t inside = -first;
+    int32_t below = p->in_lines - first;
+    if (line > 0) {
+        from = p->kept;
+        dq_keep_few_lines(p, planes);
+    }
+    inside = inside < from ? from : (inside > end ? end : inside);
+    below = below < inside ? inside : (below > end ? end : below);
+    if (inside > from && several) {
+        dq_pad_few_lines(p, planes, from, inside);
+    }
+    if (below > inside) {
+        e->lines = below - inside;
+        e->pixel = input + (first + inside) * p->in_line_step;
+        e->word = planes + inside * p->pitch + p->pad_pixels / 2;
+        dq_expand_few_lines(p, e);
+    }
+    if (end > below && several) {
+        dq_pad_few_lines(p, planes, below, end);
     }
 }
 
-/* Expand windows that start at `first` and `second` in the ring; `sums` get those of their activations. */
-#if defined(DQ_ASM)
 /*
- * r0, r1 windows, r2 operands, r3 end of the words, r4, r5 sums, r6, r7 words, r8-r11 operands, r12 ones, lr
- * the description. Stack: 0 rows to go, 4 where bytes left go, 8 those of the second window, 16 `sums`.
+ * Lines of the first channel, 3x3, stride along the lines 2, two outputs at a time. Weights: (w0, w1) of each line, w2 of
+ * the first two lines as a pair, w2 of the third line.
  */
-typedef char dq_assert_window_rows[__builtin_offsetof(dq_window_rows, rest_bytes) == 36 ? 1 : -1];
-
-DQ_KERNEL_SECTION DQ_NAKED
-static void dq_gather_rows(
-    const dq_window_rows *windows __attribute__((unused)), const int8_t *first __attribute__((unused)),
-    const int8_t *second __attribute__((unused)), uint32_t sums[2] __attribute__((unused)))
-{
-    __asm__(
-        "push {r3-r11, lr}\n"
-        "sub sp, #16\n"
-        "mov lr, r0\n"
-        "mov r0, r1\n"
-        "mov r1, r2\n"
-        "ldrd r2, r6, [lr]\n"
-        "ldrd r7, r8, [lr, #28]\n"
-        "str r6, [sp]\n"
-        "strd r7, r8, [sp, #4]\n"
-        "mov r12, #0x00010001\n"
-        "mov r4, #0\n"
-        "mov r5, #0\n"
-        /* A row: its whole words. */
-        "1:\n"
-        "ldr r3, [lr, #8]\n"
-        "cbz r3, 3f\n"
-        "add r3, r0, r3\n"
-        "2:\n"
-        "ldr r6, [r0], #4\n"
-        "ldr r7, [r1], #4\n"
-        "sxtb16 r8, r6\n"
-        "sxtb16 r9, r7\n"
-        "sxtb16 r10, r6, ror #8\n"
-        "sxtb16 r11, r7, ror #8\n"
-        "stm r2!, {r8-r11}\n"
-        "smlad r4, r8, r12, r4\n"
-        "smlad r5, r9, r12, r5\n"
-        "smlad r4, r10, r12, r4\n"
-        "smlad r5, r11, r12, r5\n"
-"cmp r0, r3\n"
-        "bne 2b\n"
-        /* The bytes left. */
-        "3:\n"
-        "ldr r3, [lr, #12]\n"
-        "cbz r3, 5f\n"
-        "ldrd r8, r9, [sp, #4]\n"
-        "4:\n"
-        "ldrb r6, [r0], #1\n"
-        "ldrb r7, [r1], #1\n"
-        "strb r6, [r8], #1\n"
-        "strb r7, [r9], #1\n"
-        "subs r3, r3, #1\n"
-        "bne 4b\n"
-        "strd r8, r9, [sp, #4]\n"
-        /* The next row, which may be at the start of the ring. */
-        "5:\n"
-        "ldrd r3, r6, [lr, #16]\n"
-        "add r0, r0, r3\n"
-        "add r1, r1, r3\n"
-        "cmp r0, r6\n"
-        "blo 6f\n"
-        "ldr r3, [lr, #24]\n"
-        "sub r0, r0, r3\n"
-        "sub r1, r1, r3\n"
-        "6:\n"
-        "ldr r3, [sp]\n"
-        "subs r3, r3, #1\n"
-        "str r3, [sp]\n"
-        "bne 1b\n"
-        /* The bytes left of all rows. */
-        "ldr r3, [lr, #36]\n"
-        "cbz r3, 8f\n"
-        "ldrd r0, r1, [lr, #28]\n"
-        "add r3, r0, r3\n"
-        "7:\n"
-        "ldr r6, [r0], #4\n"
-        "ldr r7, [r1], #4\n"
-        "sxtb16 r8, r6\n"
-        "sxtb16 r9, r7\n"
-        "sxtb16 r10, r6, ror #8\n"
-        "sxtb16 r11, r7, ror #8\n"
-        "stm r2!, {r8-r11}\n"
-        "smlad r4, r8, r12, r4\n"
-        "smlad r5, r9, r12, r5\n"
-        "smlad r4, r10, r12, r4\n"
-        "smlad r5, r11, r12, r5\n"
-"cmp r0, r3\n"
-        "bne 7b\n"
-        "8:\n"
-        "ldr r3, [sp, #16]\n"
-        "strd r4, r5, [r3]\n"
-        "add sp, #16\n"
-        "pop {r3-r11, pc}\n"
-    );
-}
-#else
-/* Expand `count` activations into every second operand and add them to `sum`; the end of the operands. */
-DQ_KERNEL_SECTION static inline uint32_t *dq_expand_window(const int8_t *x, int32_t count, uint32_t *operands, uint32_t *sum)
-{
-    for (; count > 0; count -= 4) {
-        const uint32_t word = dq_load_word(x);
-        operands[0] = dq_sxtb16(word);
-        operands[2] = dq_sxtb16_odd(word);
-        *sum = dq_smlad_modulo(operands[0], 0x00010001u, *sum);
-        *sum = dq_smlad_modulo(operands[2], 0x00010001u, *sum);
-        x += 4;
-        operands += 4;
-    }
-    return operands;
-}
-
 DQ_KERNEL_SECTION DQ_INNER_LOOP
-static void dq_gather_rows(
-    const dq_window_rows *windows, const int8_t *first, const int8_t *second, uint32_t sums[2])
+DQ_UNUSED static void dq_depthwise_3x3s2(const dq_depthwise_lines *r, int32_t bias, dq_channel stage)
 {
-    const int8_t *x[2] = {first, second};
-    for (int32_t i = 0; i < 2; ++i) {
-        uint32_t *operands = windows->operands + i;
-        int8_t *rest = windows->rest[i];
-        sums[i] = 0;
-        for (int32_t row = 0; row < windows->rows; ++row) {
-            operands = dq_expand_window(x[i], windows->word_bytes, operands, &sums[i]);
-            x[i] += windows->word_bytes;
-            dq_copy(rest, x[i], windows->left);
-            rest += windows->left;
-            x[i] += windows->left + windows->step;
-            x[i] -= x[i] >= windows->ring_end ? windows->ring_bytes : 0;
+    const uint32_t *const w = r->weights;
+    const uint32_t *x0 = r->plane;
+    int8_t *output = r->output;
+    for (int32_t line = 0; line < r->bytes / r->line_step; ++line) {
+        for (int32_t at = 0; at < r->pair_bytes; at += 8) {
+            int32_t first = bias;
+            int32_t second = bias;
+            for (int32_t ky = 0; ky < 3; ++ky) {
+                const uint32_t *const x = x0 + (ky * r->window_step + at) / 4;
+                const uint32_t last = ky == 0 ? w[3] & 0xffffu : (ky == 1 ? w[3] >> 16 : w[4]);
+                first = dq_smlad(x[0], w[ky], first);
+                second = dq_smlad(x[1], w[ky], second);
+                first = dq_smlad(x[1], last, first);
+                second = dq_smlad(x[2], last, second);
+            }
+            output[0] = dq_output(stage, first);
+            output[r->pixel_step] = dq_output(stage, second);
+            output += 2 * r->pixel_step;
         }
-        (void)dq_expand_window(windows->rest[i], windows->rest_bytes, operands, &sums[i]);
+        if (r->odd != 0) {
+            int32_t sum = bias;
+            for (int32_t ky = 0; ky < 3; ++ky) {
+                const uint32_t *const x = x0 + (ky * r->window_step + r->pair_bytes) / 4;
+                const uint32_t last = ky == 0 ? w[3] & 0xffffu : (ky == 1 ? w[3] >> 16 : w[4]);
+                sum = dq_smlad(x[0], w[ky], sum);
+                sum = dq_smlad(x[1], last, sum);
+            }
+            *output = dq_output(stage, sum);
+        }
+        x0 += r->line_step / 4;
+        output += r->output_skip;
     }
 }
-#endif
-
-DQ_KERNEL_SECTION DQ_UNUSED static inline uint32_t dq_rotate_right(uint32_t word, uint32_t bits)
-{
-    return (word >> bits) | (word << ((32u - bits) & 31u));
-}
-
 #if defined(DQ_ASM)
+
+typedef char dq_assert_depthwise_3x3s2[
+    (__builtin_offsetof(dq_depthwise_lines, plane) == 40) && (sizeof(dq_depthwise_lines) == 80) ? 1 : -1];
+
 /*
- * Inner loop: r0 operands, r1 weights, r2-r5 operands of two steps, r6-r9 accumulators (pair 0 of pixel
- * 0, 1, pair 1 of pixel 0, 1), r10 mask, r11 word of weights, r12 masked word, lr end of the chunk.
- * Stack: 0 the first twelve words of the block; 48 where the unrolled loop is entered; 52 the mask.
+ * The same for all channels, and a stage that is one rounded product and a saturation. gcc keeps neither
+ * the weights nor the three lines in registers.
+ *   r0, r1, r2  the three lines of the windows    r3  output
+ *   r4, r5      activations, later constants      r6, r7  the two sums
+ *   r8 .. r12  weights                            lr  activations
+ *   sp: the structure
  */
-DQ_KERNEL_SECTION DQ_NAKED
-static void dq_block_w2s2(const dq_fields_block *block __attribute__((unused)))
+DQ_KERNEL_SECTION
+static void DQ_NAKED dq_depthwise_3x3s2_asm(
+    const dq_depthwise_lines *r __attribute__((unused)))
 {
     __asm__(
-        "push {r4-r11, lr}\n"
-        "sub sp, #60\n"
-        "ldm r0!, {r1-r12}\n"
-        "stm sp, {r1-r12}\n"
-        "ldrd r2, r1, [r0]\n"
-/* A chunk enters the unrolled loop late by the units that it falls short of whole turns. */
-        "adr r3, 1f\n"
-        "mov r4, #56\n"
-        "mla r2, r2, r4, r3\n"
-        "orr r2, r2, #1\n"
-        "str r2, [sp, #48]\n"
-        "movw r3, #0xc003\n"
-        "movt r3, #0xc003\n"
-        "str r3, [sp, #52]\n"
-/* Four channels. */
+        "    push   {r4-r11, lr}\n"
+        "    sub    sp, sp, #84\n"
+        "    ldmia  r0!, {r2-r11}\n"
+        "    stmia  sp, {r2-r11}\n"
+        "    ldmia  r0, {r2-r11}\n"
+        "    add    r0, sp, #40\n"
+        "    stmia  r0, {r2-r11}\n"
+        "1:  ldrd   r4, r5, [sp, #56]\n"  /* a channel: its bias and multiplier */
+        "    ldr    r6, [r4], #4\n"
+        "    ldr    r7, [r5], #4\n"
+        "    strd   r4, r5, [sp, #56]\n"
+        "    str    r6, [sp]\n"
+        "    str    r7, [sp, #8]\n"
+        "    ldrd   r0, r3, [sp, #40]\n"  /* its plane and output; those of the next channel */
+        "    ldr    r4, [sp, #68]\n"
+        "    add    r4, r4, r0\n"
+        "    add    r5, r3, #1\n"
+        "    strd   r4, r5, [sp, #40]\n"
+        "    ldr    r6, [sp, #72]\n"      /* end of all lines */
+        "    add    r6, r6, r0\n"
+        "    str    r6, [sp, #4]\n"
+        "    ldrd   r4, r5, [sp, #48]\n"  /* weights */
+        "    add    r1, r0, r5\n"
+        "    add    r2, r1, r5\n"
+        "    ldmia  r4!, {r8-r12, lr}\n"
+        "    str    r4, [sp, #48]\n"
+        "2:  ldrd   r4, r5, [sp, #32]\n"  /* a line */
+        "    add    r6, r0, r4\n"
+        "    str    r6, [sp, #20]\n"
+        "    tst    r4, #8\n"
+        "    ldr    r6, [sp]\n"
+        "    bne    4f\n"                 /* an odd number of pairs */
         "3:\n"
-        "ldm sp, {r0, r6, r7, lr}\n"
-        "mov r8, r6\n"
-        "mov r9, r7\n"
-        "ldr r10, [sp, #52]\n"
-        "ldr pc, [sp, #48]\n"
-        ".p2align 2\n"
-        "1:\n"
-        ".rept 8\n"
-        "ldr.w r11, [r1], #4\n"
-        "ldm.w r0!, {r2, r3, r4, r5}\n"
-        "and.w r12, r10, r11\n"
-        "smlad r6, r12, r2, r6\n"
-        "smlad r7, r12, r3, r7\n"
-        "and.w r12, r10, r11, ror #4\n"
-        "smlad r8, r12, r2, r8\n"
-        "smlad r9, r12, r3, r9\n"
-        "and.w r12, r10, r11, ror #8\n"
-        "smlad r6, r12, r4, r6\n"
-        "smlad r7, r12, r5, r7\n"
-        "and.w r12, r10, r11, ror #12\n"
-        "smlad r8, r12, r4, r8\n"
-        "smlad r9, r12, r5, r9\n"
-        ".endr\n"
-        "cmp r0, lr\n"
-        "bne.w 1b\n"
-        /* Outputs: r0, lr where to, r10 zero point, r12 biases and multipliers. */
-        "ldr r12, [sp, #24]\n"
-        "ldrd r0, lr, [sp, #28]\n"
-        "ldr r10, [sp, #36]\n"
-        "ldm r12!, {r2, r3, r4, r5}\n"
-        "ldr r11, [sp, #40]\n"
-        "lsrs r11, r11, #1\n"
-        "ubfx r11, r6, #0, #14\n"
-        "adc r11, r2, r11, lsl #1\n"
-        "smmlar r11, r11, r3, r10\n"
-        "ssat r11, #8, r11\n"
-        "strb r11, [r0], #1\n"
-        "asr r6, r6, #14\n"
-        "adc r6, r4, r6, lsl #1\n"
-        "smmlar r6, r6, r5, r10\n"
-        "ssat r6, #8, r6\n"
-        "strb r6, [r0], #1\n"
-        "ldr r11, [sp, #40]\n"
-        "lsrs r11, r11, #2\n"
-        "ubfx r11, r7, #0, #14\n"
-        "adc r11, r2, r11, lsl #1\n"
-        "smmlar r11, r11, r3, r10\n"
-        "ssat r11, #8, r11\n"
-        "strb r11, [lr], #1\n"
-        "asr r7, r7, #14\n"
-        "adc r7, r4, r7, lsl #1\n"
-        "smmlar r7, r7, r5, r10\n"
-        "ssat r7, #8, r7\n"
-        "strb r7, [lr], #1\n"
-        "ldm r12!, {r2, r3, r4, r5}\n"
-        "str r12, [sp, #24]\n"
-        "ldr r12, [sp, #40]\n"
-        "lsrs r11, r12, #1\n"
-        "ubfx r11, r8, #0, #14\n"
-        "adc r11, r2, r11, lsl #1\n"
-        "smmlar r11, r11, r3, r10\n"
-        "ssat r11, #8, r11\n"
-        "strb r11, [r0], #1\n"
-        "asr r8, r8, #14\n"
-        "adc r8, r4, r8, lsl #1\n"
-        "smmlar r8, r8, r5, r10\n"
-        "ssat r8, #8, r8\n"
-        "strb r8, [r0], #1\n"
-        "lsrs r11, r12, #2\n"
-        "ubfx r11, r9, #0, #14\n"
-        "adc r11, r2, r11, lsl #1\n"
-        "smmlar r11, r11, r3, r10\n"
-        "ssat r11, #8, r11\n"
-        "strb r11, [lr], #1\n"
-        "asr r9, r9, #14\n"
-        "adc r9, r4, r9, lsl #1\n"
-        "smmlar r9, r9, r5, r10\n"
-        "ssat r9, #8, r9\n"
-        "strb r9, [lr], #1\n"
-        "strd r0, lr, [sp, #28]\n"
-        "ldr r2, [sp, #20]\n"
-        "cmp r1, r2\n"
-        "bne.w 3b\n"
-        "add sp, #60\n"
-        "pop {r4-r11, pc}\n"
-);
-}
-#else
-/* Two pairs of channels for one pixel, whose operands are every second one from x to end. */
-DQ_KERNEL_SECTION static inline void dq_block_w2s2_accumulate(
-    const uint32_t *x, const uint32_t *end, const uint32_t *weights, uint32_t sums[2])
-{
-    static const uint32_t rotations[4] = {0u, 4u, 8u, 12u};
-    const uint32_t mask = 0xc003c003u;
-    for (; x != end; ++weights) {
-        for (uint32_t i = 0; i < 4u; i += 2u) {
-            sums[0] = dq_smlad_modulo(dq_rotate_right(*weights, rotations[i]) & mask, *x, sums[0]);
-            sums[1] = dq_smlad_modulo(dq_rotate_right(*weights, rotations[i + 1u]) & mask, *x, sums[1]);
-            x += 2;
-        }
-    }
-}
-
-/* Four channels of pixel `i`, whose weights start at `weights`; they are stored from output `at` on. */
-DQ_KERNEL_SECTION static inline void dq_block_w2s2_pixel(
-    const dq_fields_block *block, int32_t i, const uint32_t *weights, const int32_t *channels, int32_t at)
-{
-    const uint32_t field = 0x3fffu;
-    int32_t taps = (int32_t)(block->chunk_end - block->operands);
-    const uint32_t *x = block->operands;
-    uint32_t sums[2] = {block->start[i], block->start[i]};
-    int32_t results[4] = {channels[0], channels[2], channels[4], channels[6]};
-    for (const dq_chunk *chunk = block->chunks;; ++chunk) {
-        dq_block_w2s2_accumulate(x + i, x + taps + i, weights, sums);
-        x += taps;
-        weights += taps / 4;
-        results[0] += 2 * (int32_t)(sums[0] & field);
-        results[2] += 2 * (int32_t)(sums[1] & field);
-        if (x == block->operands_end) {
-            break;
-        }
-        sums[0] = (sums[0] & ~field) | (chunk->start[i] & field);
-        sums[1] = (sums[1] & ~field) | (chunk->start[i] & field);
-        taps = block->later_taps;
-    }
-    results[1] += 2 * ((int32_t)sums[0] >> 14);
-    results[3] += 2 * ((int32_t)sums[1] >> 14);
-    const int32_t odd = (int32_t)(block->odd >> i & 1u);
-    for (int32_t c = 0; c < 4; c += 1) {
-        results[c] += odd;
-    }
-    for (int32_t c = 0; c < 4; ++c) {
-        const int32_t value = dq_requantize(
-            results[c], channels[2 * c + 1], 0, block->zero_point);
-        ((int8_t *)block->outputs[i])[at + c] = dq_clamp(value, -128, 127);
-    }
-}
-
-DQ_KERNEL_SECTION
-static void dq_block_w2s2(const dq_fields_block *block)
-{
-    const int32_t words = (int32_t)(block->operands_end - block->operands) / 4;
-    const int32_t *channels = block->channels;
-    int32_t at = 0;
-    for (const uint32_t *weights = block->weights; weights != block->weights_end; weights += words) {
-        dq_block_w2s2_pixel(block, 0, weights, channels, at);
-        dq_block_w2s2_pixel(block, 1, weights, channels, at);
-        channels += 8;
-        at += 4;
-    }
+        "    ldrd   r4, r5, [r0], #8\n"
+        "    ldr    lr, [r0]\n"
+        "    smlad  r7, r5, r8, r6\n"   /* x2 w0 + x3 w1, from the bias */
+        "    smlad  r6, r4, r8, r6\n"   /* x0 w0 + x1 w1 */
+        "    smlabb r7, lr, r11, r7\n"  /* x4 w2 */
+        "    smlabb r6, r5, r11, r6\n"  /* x2 w2 */
+        "    ldrd   r4, r5, [r1], #8\n"
+        "    ldr    lr, [r1]\n"
+        "    smlad  r7, r5, r9, r7\n"
+        "    smlad  r6, r4, r9, r6\n"   /* x0 w0 + x1 w1 */
+        "    smlabt r7, lr, r11, r7\n"  /* x4 w2 */
+        "    smlabt r6, r5, r11, r6\n"  /* x2 w2 */
+        "    ldrd   r4, r5, [r2], #8\n"
+        "    ldr    lr, [r2]\n"
+        "    smlad  r7, r5, r10, r7\n"
+        "    smlad  r6, r4, r10, r6\n"   /* x0 w0 + x1 w1 */
+        "    smlabb r7, lr, r12, r7\n"  /* x4 w2 */
+        "    smlabb r6, r5, r12, r6\n"  /* x2 w2 */
+        "    ldrd   r4, r5, [sp, #8]\n"
+        "    smmlar r6, r6, r4, r5\n"
+        "    smmlar r7, r7, r4, r5\n"
+        "    ldrd   r4, r5, [sp, #16]\n"
+        "    ssat   r6, #8, r6\n"
+        "    ssat   r7, #8, r7\n"
+        "    strb   r6, [r3]\n"
+        "    strb   r7, [r3, r4]\n"
+        "    add    r3, r3, r4, lsl #1\n"
+"    ldr    r6, [sp]\n"
+        "4:\n"
+        "    ldrd   r4, r5, [r0], #8\n"
+        "    ldr    lr, [r0]\n"
+        "    smlad  r7, r5, r8, r6\n"   /* x2 w0 + x3 w1, from the bias */
+        "    smlad  r6, r4, r8, r6\n"   /* x0 w0 + x1 w1 */
+        "    smlabb r7, lr, r11, r7\n"  /* x4 w2 */
+        "    smlabb r6, r5, r11, r6\n"  /* x2 w2 */
+        "    ldrd   r4, r5, [r1], #8\n"
+        "    ldr    lr, [r1]\n"
+        "    smlad  r7, r5, r9, r7\n"
+        "    smlad  r6, r4, r9, r6\n"   /* x0 w0 + x1 w1 */
+        "    smlabt r7, lr, r11, r7\n"  /* x4 w2 */
+        "    smlabt r6, r5, r11, r6\n"  /* x2 w2 */
+        "    ldrd   r4, r5, [r2], #8\n"
+        "    ldr    lr, [r2]\n"
+        "    smlad  r7, r5, r10, r7\n"
+        "    smlad  r6, r4, r10, r6\n"   /* x0 w0 + x1 w1 */
+        "    smlabb r7, lr, r12, r7\n"  /* x4 w2 */
+        "    smlabb r6, r5, r12, r6\n"  /* x2 w2 */
+        "    ldrd   r4, r5, [sp, #8]\n"
+        "    smmlar r6, r6, r4, r5\n"
+        "    smmlar r7, r7, r4, r5\n"
+        "    ldrd   r4, r5, [sp, #16]\n"
+        "    ssat   r6, #8, r6\n"
+        "    ssat   r7, #8, r7\n"
+        "    strb   r6, [r3]\n"
+        "    strb   r7, [r3, r4]\n"
+        "    add    r3, r3, r4, lsl #1\n"
+"    ldr    r6, [sp]\n"
+        "    cmp    r0, r5\n"
+        "    bne    3b\n"
+        "    ldr    r4, [sp, #36]\n"
+        "    cbz    r4, 5f\n"             /* an odd number of outputs */
+        "    ldrd   r4, r5, [r0]\n"
+        "    smlad  r6, r4, r8, r6\n"
+        "    smlabb r6, r5, r11, r6\n"
+        "    ldrd   r4, r5, [r1]\n"
+        "    smlad  r6, r4, r9, r6\n"
+        "    smlabt r6, r5, r11, r6\n"
+        "    ldrd   r4, r5, [r2]\n"
+        "    smlad  r6, r4, r10, r6\n"
+        "    smlabb r6, r5, r12, r6\n"
+        "    ldrd   r4, r5, [sp, #8]\n"
+        "    smmlar r6, r6, r4, r5\n"
+        "    ssat   r6, #8, r6\n"
+        "    strb   r6, [r3]\n"
+        "5:  ldrd   r4, r5, [sp, #24]\n"
+        "    add    r0, r0, r4\n"
+        "    add    r1, r1, r4\n"
+        "    add    r2, r2, r4\n"
+        "    add    r3, r3, r5\n"
+        "    ldr    r4, [sp, #4]\n"
+        "    cmp    r0, r4\n"
+        "    bne    2b\n"
+        "    ldr    r4, [sp, #64]\n"
+        "    subs   r4, r4, #1\n"
+        "    str    r4, [sp, #64]\n"
+        "    bne    1b\n"
+        "    add    sp, sp, #84\n"
+        "    pop    {r4-r11, pc}\n");
 }
 #endif
 
-/*
- * Turn the sum of the activations into what the accumulators start from: the centre of the first
- * channel's field less 3/2 of the sum, and in the second channel's field half the sum.
- */
-DQ_KERNEL_SECTION static inline void dq_start_w2s2(dq_fields_block *block, const dq_chunk *chunks, int32_t count)
+/* Lines of `count` output channels from `channel` on; `r` says where. */
+DQ_KERNEL_SECTION
+static void dq_depthwise2d_3x3s2_few_w2a8_smlad_lines(
+    const dq_depthwise2d_params *p, dq_depthwise_lines *r, int32_t channel, int32_t count)
 {
-    const int32_t first = (int32_t)chunks->start[0];
-    const int32_t second = (int32_t)chunks->start[1];
-    (void)count;
-    block->start[0] = 8192u - (uint32_t)((3 * first + 1) >> 1);
-    block->start[1] = 8192u - (uint32_t)((3 * second + 1) >> 1);
-    block->start[0] += (uint32_t)(first >> 1) << 14;
-    block->start[1] += (uint32_t)(second >> 1) << 14;
-    block->odd = ((uint32_t)first & 1u) | ((uint32_t)second & 1u) << 1;
+#if defined(DQ_ASM)
+    r->biases = p->bias + channel;
+    r->multipliers = p->stage.multiplier + channel;
+    r->channels = count;
+    dq_depthwise_3x3s2_asm(r);
+#else
+    for (int32_t c = channel; c < channel + count; ++c) {
+        dq_depthwise_3x3s2(r, p->bias[c], dq_stage_channel(&p->stage, c));
+        r->plane += r->plane_step / 4;
+        r->weights += p->weight_words;
+        ++r->output;
+    }
+#endif
+}
+
+/* All strips of output channels begin <= c < end; `input` points to input channel `base`. */
+DQ_KERNEL_SECTION
+static void dq_depthwise2d_3x3s2_few_w2a8_smlad_strips(
+    const dq_depthwise2d_params *p, dq_depthwise_lines *lines, dq_expansion *expansion, const int8_t *input,
+    int8_t *output, const uint32_t *weights, uint32_t *planes, int32_t base, int32_t begin, int32_t end)
+{
+    for (int32_t line = 0; line < p->out_lines; line += p->strip) {
+        const int32_t left = p->out_lines - line;
+        const int32_t height = left < p->strip ? left : p->strip;
+        dq_fill_few_planes(p, expansion, input, line, height, planes);
+        lines->bytes = height * lines->line_step;
+        /* All planes in one go, or the outputs of one plane at a time. */
+        const int32_t count = p->group_outputs == 1 ? end - begin : p->group_outputs;
+        for (int32_t c = begin; c < end; c += count) {
+            lines->plane = planes + (c / p->group_outputs - base) * p->plane;
+            lines->weights = weights + (c - begin) * p->weight_words;
+            lines->output = output + line * p->out_line_step + c;
+            dq_depthwise2d_3x3s2_few_w2a8_smlad_lines(p, lines, c, count);
+        }
+    }
+}
+
+/*
+ * All input channels, in strips of lines. Where the plan of the arena says so, the output is the input: a
+ * strip is in the planes before outputs are written over it.
+ */
+DQ_KERNEL_SECTION
+void dq_depthwise2d_3x3s2_few_w2a8_smlad(const dq_depthwise2d_params *p, const int8_t *input, int8_t *output, void *scratch)
+{
+    uint32_t *const weights = (uint32_t *)scratch;
+    uint32_t *const planes = (uint32_t *)(void *)((uint8_t *)scratch + p->planes_at);
+    const uint8_t *codes = (const uint8_t *)p->weights;
+    const int8_t *const image = input + p->in_offset;
+    dq_depthwise_lines lines;
+    dq_expansion expansion;
+    dq_depthwise_set_lines(p, &lines);
+    dq_set_expansion(p, &expansion);
+    dq_pad_few_lines(p, planes, 0, p->plane / p->pitch);
+    for (int32_t channel = 0; channel < p->in_channels; channel += 4) {
+        const int32_t base = 0;
+        const int32_t end = p->in_channels * p->group_outputs;
+        const int32_t begin = channel * p->group_outputs;
+        uint32_t *w = weights;
+        for (int32_t c = begin; c < end; ++c) {
+            dq_depthwise_weights_3x3s2_w2(p, codes, w);
+            codes += 3;
+            w += p->weight_words;
+        }
+        dq_depthwise2d_3x3s2_few_w2a8_smlad_strips(
+            p, &lines, &expansion, image + base, output, weights, planes, base, begin, end);
+    }
 }
 
 DQ_KERNEL_SECTION DQ_UNUSED static inline dq_channel dq_table_channel(
@@ -703,89 +726,6 @@ DQ_KERNEL_SECTION DQ_UNUSED static inline dq_channel dq_table_channel(
     return result;
 }
 
-/* Four output channels after four of one group for two pixels, the last ones incomplete. */
-DQ_KERNEL_SECTION DQ_INNER_LOOP
-static void dq_conv2d_w2s2a8_pairs_rows_rest(
-    const dq_fields_conv2d_params *p, dq_fields_block *block)
-{
-    const int32_t whole = p->group_outputs / 4 * 4;
-    dq_fields_block part = *block;
-    int8_t last[2][4];
-    part.weights_end -= p->quad_words;
-    if (whole > 0) {
-        dq_block_w2s2(&part);
-    }
-    part.channels += 2 * whole;
-    part.weights = part.weights_end;
-    part.weights_end = block->weights_end;
-    part.outputs[0] = last[0];
-    part.outputs[1] = last[1];
-    dq_block_w2s2(&part);
-    for (int32_t i = 0; i < p->group_outputs - whole; ++i) {
-        ((int8_t *)block->outputs[0])[whole + i] = last[0][i];
-        ((int8_t *)block->outputs[1])[whole + i] = last[1][i];
-    }
-}
-
-/* The outputs of one group for two pixels whose operands are expanded. */
-DQ_KERNEL_SECTION static inline void dq_conv2d_w2s2a8_pairs_rows_outputs(
-    const dq_fields_conv2d_params *p, dq_fields_block *block, int8_t *first, int8_t *second)
-{
-    block->outputs[0] = first;
-    block->outputs[1] = second;
-    if (p->incomplete == 0) {
-        dq_block_w2s2(block);
-    } else {
-        dq_conv2d_w2s2a8_pairs_rows_rest(p, block);
-    }
-}
-
-/* Row `row` of the output, from the ring of input rows. An odd last pixel is computed twice. */
-DQ_KERNEL_SECTION
-static void dq_conv2d_w2s2a8_pairs_rows_row(
-    const dq_fields_conv2d_params *p, const int8_t *ring, int32_t row, int8_t *output,
-    uint8_t *scratch)
-{
-    dq_chunk few[DQ_FEW_CHUNKS];
-    dq_chunk *const chunks = few;
-    dq_fields_block block;
-    dq_prepare_block(p, scratch, chunks, &block);
-    dq_window_rows windows;
-    dq_prepare_rows(p, ring, scratch, &windows);
-    int32_t next_output = p->out_channels;
-    const int32_t step = p->stride_width * p->in_channels;
-    const int8_t *window = ring + row * p->stride_height % p->ring_rows * p->ring_row_bytes;
-    int32_t next = step;
-    for (int32_t pixels = p->out_width; pixels > 0; pixels -= 2) {
-        if (pixels == 1) {
-            next_output = 0;
-            next = 0;
-        }
-        dq_gather_rows(&windows, window, window + next, chunks->start);
-        window += 2 * step;
-        dq_start_w2s2(&block, chunks, p->chunks);
-        dq_conv2d_w2s2a8_pairs_rows_outputs(p, &block, output, output + next_output);
-        output += 2 * p->out_channels;
-    }
-}
-
-DQ_KERNEL_SECTION
-void dq_conv2d_w2s2a8_pairs_rows(
-    const dq_fields_conv2d_params *p, const int8_t *input, int8_t *output, void *scratch)
-{
-    uint8_t *const memory = (uint8_t *)scratch;
-    int8_t *const rows = (int8_t *)memory + p->ring_at;
-    const int32_t span = (p->kernel_height - 1) * p->dilation_height + 1;
-    int32_t pushed = 0;
-    for (int32_t row = 0; row < p->out_height; ++row) {
-        for (; p->padded != 0 && pushed < row * p->stride_height + span; ++pushed) {
-            dq_ring_push(p, input, pushed, rows);
-        }
-        dq_conv2d_w2s2a8_pairs_rows_row(p, p->padded != 0 ? rows : input, row, output, memory);
-        output += p->out_width * p->out_channels;
-    }
-}
-
 /* The int8 outputs of `count` sums, which begin with output `first`. */
 DQ_KERNEL_SECTION DQ_UNUSED static inline void dq_linear_outputs(
     const dq_linear_fields_params *p, int32_t first, int32_t count, const uint32_t *sums, int8_t *output)
@@ -795,6 +735,20 @@ DQ_KERNEL_SECTION DQ_UNUSED static inline void dq_linear_outputs(
         const dq_channel channel = dq_table_channel(&p->stage, c, p->constants[2 * c + 1]);
         output[c] = dq_output(channel, (int32_t)((uint32_t)p->constants[2 * c] + sums[i]));
     }
+}
+
+/* accumulator + low(a) * low(b) + high(a) * high(b), halves signed, modulo 2^32. */
+DQ_KERNEL_SECTION DQ_UNUSED static inline uint32_t dq_smlad_modulo(uint32_t a, uint32_t b, uint32_t accumulator)
+{
+#if defined(DQ_DSP)
+    uint32_t result;
+    __asm__("smlad %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(accumulator));
+    return result;
+#else
+    const int32_t low = (int32_t)(int16_t)(uint16_t)a * (int16_t)(uint16_t)b;
+    const int32_t high = (int32_t)(int16_t)(uint16_t)(a >> 16) * (int16_t)(uint16_t)(b >> 16);
+    return accumulator + (uint32_t)low + (uint32_t)high;
+#endif
 }
 
 /* Eight activations x0, x1, ... as operands (x0, x2), (x1, x3), (x4, x6), (x5, x7). */
@@ -950,10 +904,21 @@ static void dq_linear_w2a8_fields_odd_begin(
 
 #if defined(DQ_ASM)
 /* The assembly reads the state by offset. */
-typedef char dq_linear_w2a8_fields_odd_assert_state[sizeof(dq_linear_w2a8_fields_odd_state) == 44u ? 1 : -1];
-typedef char dq_linear_w2a8_fields_odd_assert_runs[__builtin_offsetof(dq_linear_w2a8_fields_odd_state, runs) == 4u ? 1 : -1];
-typedef char dq_linear_w2a8_fields_odd_assert_output[__builtin_offsetof(dq_linear_w2a8_fields_odd_state, output) == 24u ? 1 : -1];
-typedef char dq_linear_w2a8_fields_odd_assert_run[__builtin_offsetof(dq_linear_w2a8_fields_odd_run, blocks) == 12u ? 1 : -1];
+DQ_ASSERT_OFFSET(dq_linear_w2a8_fields_odd_run, start, 0);
+DQ_ASSERT_OFFSET(dq_linear_w2a8_fields_odd_run, end, 4);
+DQ_ASSERT_OFFSET(dq_linear_w2a8_fields_odd_run, entry, 8);
+DQ_ASSERT_OFFSET(dq_linear_w2a8_fields_odd_run, blocks, 12);
+DQ_ASSERT_OFFSET(dq_linear_w2a8_fields_odd_state, operands, 0);
+DQ_ASSERT_OFFSET(dq_linear_w2a8_fields_odd_state, runs, 4);
+DQ_ASSERT_OFFSET(dq_linear_w2a8_fields_odd_state, first_total, 8);
+DQ_ASSERT_OFFSET(dq_linear_w2a8_fields_odd_state, mask, 12);
+DQ_ASSERT_OFFSET(dq_linear_w2a8_fields_odd_state, weights, 16);
+DQ_ASSERT_OFFSET(dq_linear_w2a8_fields_odd_state, output_end, 20);
+DQ_ASSERT_OFFSET(dq_linear_w2a8_fields_odd_state, output, 24);
+DQ_ASSERT_OFFSET(dq_linear_w2a8_fields_odd_state, constants, 28);
+DQ_ASSERT_OFFSET(dq_linear_w2a8_fields_odd_state, zero_point, 32);
+DQ_ASSERT_OFFSET(dq_linear_w2a8_fields_odd_state, shift, 36);
+DQ_ASSERT_OFFSET(dq_linear_w2a8_fields_odd_state, run_count, 40);
 
 /*
  * All whole groups of eight outputs. Registers in the loop: r0 operands, r1 weights, r2-r5 accumulators,

@@ -28,56 +28,49 @@ typedef struct {
 } dq_output_stage;
 
 /**
- * A convolution whose weights hold four output channels a word. Activations are HWC. A window consists
- * of runs of consecutive activations; it meets the weights run by run.
+ * A depthwise convolution, up to four input channels at a time: their pixels are expanded into planes of
+ * 16-bit values, a strip of lines at a time, padded with the zero point. A line is a row of the image, or
+ * a column of it where that is faster; two neighbours in a line are one word. Lines and pixels that no window
+ * sees, since stride and dilation have a common factor, are no part of the image. Activations are HWC;
+ * weight = step * code + offset, codes line by line.
  */
 typedef struct {
-    const uint32_t *weights;   /**< words, group by group, four output channels after four */
-    const int32_t *channels;   /**< {bias, multiplier} per output channel, each group padded to fours */
-    dq_output_stage stage;     /**< without its multipliers */
-    int32_t group_words;       /**< words of weights of a group */
-    int32_t quad_words;        /**< words of weights of four output channels */
-    int32_t in_height;
-    int32_t in_width;
-    int32_t in_channels;
-    int32_t out_height;
-    int32_t out_width;
-    int32_t out_channels;
-    int32_t kernel_height;
-    int32_t stride_height;
-    int32_t stride_width;
-    int32_t pad_top;
-    int32_t pad_left;
-    int32_t dilation_height;
+    const void *weights;       /**< codes, one row of bytes (dense) per output channel */
+    const int32_t *bias;       /**< per output channel, with the input zero point folded in */
+    dq_output_stage stage;
+    int32_t row_size;          /**< bytes of a row of weights */
+    int32_t step;              /**< distance of two weight levels */
+    int32_t offset;            /**< lowest weight level */
     int32_t input_zero_point;  /**< value of the padding */
-    int32_t groups;
-    int32_t group_inputs;      /**< input channels of a group */
-    int32_t group_outputs;     /**< output channels of a group */
-    int32_t incomplete;        /**< 1 where the output channels of a group are no multiple of 4 */
-    int32_t runs;              /**< runs in a row of the window */
-    int32_t run_bytes;         /**< activations of a run */
-    int32_t run_step;          /**< bytes from a run to the next one of the row */
-    int32_t copied;            /**< 1 where a window is copied first, as its runs are not whole words */
-    int32_t taps;              /**< activations of a window, in whole words */
-    int32_t operands;          /**< taps that the weights expect: whole units of words */
-    int32_t chunks;            /**< chunks of taps between which accumulators are emptied */
-    int32_t first_taps;        /**< of the first chunk */
-    int32_t chunk_taps;        /**< of every other chunk */
-    int32_t segment;           /**< activations expanded at a time: they lie in one run and one chunk */
-    int32_t first_skipped_units; /**< see dq_fields_block */
-    int32_t skipped_units;     /**< see dq_fields_block */
-    int32_t ring_rows;         /**< input rows kept at a time; in_height where the input itself is used */
-    int32_t ring_row_bytes;    /**< activations of a row */
-    int32_t padded;            /**< 1 where rows are copied into the ring, 0: the ring is the input itself */
-    int32_t atom;              /**< activations that columns and segments are multiples of */
-    int32_t ring_at;           /**< byte offset in the scratch memory: input rows */
-    int32_t ring_sums_at;      /**< byte offset in the scratch memory: sums of segments of input rows */
-    int32_t atoms_at;          /**< byte offset in the scratch memory: sums of the atoms of a row */
-    int32_t operands_at;       /**< byte offset in the scratch memory: expanded windows of two pixels */
-    int32_t windows_at;        /**< byte offset in the scratch memory: copied activations of two windows */
-    int32_t chunks_at;         /**< byte offset in the scratch memory: where many chunks end and start */
-    int32_t sums_at;           /**< byte offset in the scratch memory: 32-bit sums of two pixels */
-} dq_fields_conv2d_params;
+    int32_t in_offset;         /**< bytes from the input to the first pixel that counts */
+    int32_t in_channels;
+    int32_t group_outputs;     /**< output channels of an input channel */
+    int32_t in_lines;
+    int32_t in_line_step;      /**< bytes from one line of the image to the next */
+    int32_t in_pixel_step;     /**< bytes from one pixel of a line to the next */
+    int32_t out_lines;
+    int32_t out_pixels;        /**< of a line */
+    int32_t out_line_step;
+    int32_t out_pixel_step;
+    int32_t kernel_lines;
+    int32_t kernel_pixels;     /**< of a line of a window */
+    int32_t stride_lines;
+    int32_t stride_pixels;
+    int32_t dilation_lines;
+    int32_t dilation_pixels;
+    int32_t phases;            /**< convolutions without dilation along the lines of which this one consists */
+    int32_t uneven;            /**< 1: they differ in where a line of a plane is padding */
+    int32_t pad_lines;         /**< before the first line */
+    int32_t pad_pixels;        /**< before the first pixel of a line */
+    int32_t pixels;            /**< of a line of the image; with one phase only those that some window sees */
+    int32_t pitch;             /**< words of a line of a plane */
+    int32_t plane;             /**< words of a plane */
+    int32_t strip;             /**< lines of the output that a plane gives */
+    int32_t whole;             /**< lines of the image in a plane, if there is only one strip */
+    int32_t kept;              /**< lines of a plane that the next strip needs, too */
+    int32_t weight_words;      /**< words of the unpacked weights of an output channel */
+    int32_t planes_at;         /**< byte offset in the scratch memory: planes; the weights lie at 0 */
+} dq_depthwise2d_params;
 
 /** A fully connected layer whose words of weights hold codes of several outputs. */
 typedef struct {
@@ -90,8 +83,7 @@ typedef struct {
     int32_t outputs;
 } dq_linear_fields_params;
 
-void dq_conv2d_w2s2a8_pairs_rows(
-    const dq_fields_conv2d_params *p, const int8_t *input, int8_t *output, void *scratch);
+void dq_depthwise2d_3x3s2_few_w2a8_smlad(const dq_depthwise2d_params *p, const int8_t *input, int8_t *output, void *scratch);
 void dq_linear_w2a8_fields_odd(const dq_linear_fields_params *p, const int8_t *input, int8_t *output, void *scratch);
 
 #ifdef __cplusplus

@@ -4,20 +4,25 @@
  */
 #include "golden_weights.h"
 
-/*
- * conv2d 'node 0 conv2d': weights (midrise-2), pairs: 32-bit words for groups of four output channels;
- * 1 word holds 4 taps. Place (word.bit) of the 2-bit fields of channels 0 to 3 - tap 0: 0.0, 0.14,
- * 0.4, 0.18; tap 1: 0.8, 0.22, 0.12, 0.26; tap 2: 0.16, 0.30, 0.20, 0.2; tap 3: 0.24, 0.6, 0.28, 0.10.
- */
+/* conv2d 'node 0 conv2d': bias */
 DQ_WEIGHTS_SECTION
-const uint32_t golden_layer0_weights[3] = {
-    0x7bc85820u, 0xa775d83fu, 0x00008023u,
+const int32_t golden_layer0_bias[4] = {
+    68, 427, 1086, -709,
 };
 
-/* conv2d 'node 0 conv2d': channels */
+/* conv2d 'node 0 conv2d': multiplier */
 DQ_WEIGHTS_SECTION
-const int32_t golden_layer0_channels[8] = {
-    -16316, 523349896, 427, 536579992, -15298, 330765247, -709, 641334372,
+const int32_t golden_layer0_multiplier[4] = {
+    523349896, 536579992, 330765247, 641334372,
+};
+
+/*
+ * conv2d 'node 0 conv2d': weights (midrise-2), dense: little-endian stream of 2-bit codes, code i in
+ * bits 2*i to 2*i + 1; rows start at a byte.
+ */
+DQ_WEIGHTS_SECTION
+const uint8_t golden_layer0_weights[12] = {
+    0xc0, 0xd3, 0x57, 0xb7, 0x8d, 0x54, 0xc6, 0xb7, 0x56, 0x20, 0x1f, 0x56,
 };
 
 /*

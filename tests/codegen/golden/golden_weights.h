@@ -12,8 +12,9 @@
 #define DQ_WEIGHTS_SECTION
 #endif
 
-extern const uint32_t golden_layer0_weights[3];
-extern const int32_t golden_layer0_channels[8];
+extern const int32_t golden_layer0_bias[4];
+extern const int32_t golden_layer0_multiplier[4];
+extern const uint8_t golden_layer0_weights[12];
 extern const uint32_t golden_layer1_weights[64];
 extern const int32_t golden_layer1_constants[32];
 extern const uint16_t golden_layer1_runs[1];
