@@ -21,6 +21,7 @@ _MASKED = ("midrise-4", "midtread-4", "symmetric-8", "midtread-8", "midrise-8", 
 _WIDENED = ("midrise-3", "midrise-6", "midtread-7")
 _VECTORS = (*PAIR_ALPHABETS[1:], *_WIDENED, "midrise-4", "midtread-4", "symmetric-8", "midtread-8")
 _LANES = ("midtread-3", "midrise-3", "midtread-5", "midrise-5")
+_FIVE = ("midtread-5", "midrise-5")
 _WOVEN = (*_LANES, "midtread-6", "midrise-6")
 
 #: Inputs that are not expanded in advance, and too many for a chunk; outputs too many for a slice of sums.
@@ -57,6 +58,8 @@ _HELIUM = (
     Run("cortex-m55", ("-Os",), 100),
     Run("cortex-m55", ("-O3", "-DDQ_NO_MVE"), 80),
 )
+#: What Helium has no kernel for.
+_FIVE_ON_HELIUM = (Run("cortex-m55", count=150), Run("cortex-m55", ("-Os", _C), 150))
 _IN_C = (Run("cortex-m3", count=150), Run("cortex-m0plus", ("-Os",), 150))
 _ANYWHERE = tuple(Run(f"cortex-{core}", count=75) for core in ("m4", "m33", "m3", "m0plus"))
 
@@ -99,6 +102,7 @@ FAMILIES = (
     Family("DSP linear 1/2 bits", r"dq_linear_w[12]a8_fields\w*", linear_layers(PAIR_ALPHABETS), _DSP),
     Family("DSP linear 4/8 bits", r"dq_linear_w[48]a8_fields\w*", linear_layers(_MASKED, _WIDE), _DSP),
     Family("DSP linear 3/5/6 bits", r"dq_linear_w[356]a8_fields\w*", linear_layers(_WOVEN, _WIDE), _DSP),
+    Family("Helium core 5 bits", r"dq_conv2d_w5s\da8_masked_\w+", fields_layers(_FIVE), _FIVE_ON_HELIUM),
     Family("DSP linear by lanes", r"dq_linear_w\da8_smlad", linear_layers(_LANES), _DSP_IN_C, "flash"),
     Family("DSP depthwise", r"dq_depthwise2d_\w+_smlad", depthwise_layers(st.integers(1, 13)), _DSP),
     Family("DSP depthwise of any window", r"dq_depthwise2d_\w+_smlad", window_layers(), _DSP),

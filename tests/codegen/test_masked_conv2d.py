@@ -18,6 +18,7 @@ from deployq.codegen.kernels.core import Core
 from deployq.codegen.kernels.masked_layer import masked_base, masked_format, sums_fit
 from deployq.codegen.optimize import build_schedule
 from deployq.codegen.packing.fields import byte_pairs, linked
+from deployq.codegen.packing.woven import WovenFormat
 from deployq.ops import IntegerOperator
 from deployq.ops.conv2d import IntegerConv2d
 from deployq.ops.window import Window
@@ -98,8 +99,10 @@ def test_more_flash_is_allowed_for_speed() -> None:
     assert wide == {1: None, 2: None, 3: linked(), 4: linked(), **dict.fromkeys((5, 6, 7, 8), byte_pairs())}
 
 
-def test_cores_with_helium_have_no_woven_words() -> None:
-    assert masked_format(5, Core(DSP.features | {"mve"})) is None
+def test_cores_with_helium_weave_five_bits_alone() -> None:
+    helium = Core(DSP.features | {"mve"})
+    woven_bits = [bits for bits in range(1, 9) if isinstance(masked_format(bits, helium), WovenFormat)]
+    assert woven_bits == [5]
 
 
 @pytest.mark.parametrize("name", [*_FIELDS, *_WOVEN, "symmetric-7", "symmetric-4", "symmetric-3"])
