@@ -114,7 +114,8 @@ class BuildConfig:
         float_io: also write an ONNX model that takes and gives floats.
         single_file: generate one C file instead of several.
         optimize: "balanced", "speed", "ram" or "flash": what counts where they conflict.
-        input_rows: the library has a second function that asks for its input row by row.
+        input_rows: the library has a second function that asks for its input row by row; the layers at its
+            beginning are executed depth first, as many as make the arena smallest.
         seed: of everything random; equal seeds give equal output.
         flash: bytes the weights and the code may take; None for no limit.
         ram: bytes the arena and the stack may take; None for no limit.

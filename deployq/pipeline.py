@@ -11,6 +11,7 @@ import numpy.typing as npt
 from deployq.accuracy import float_accuracy, integer_accuracy
 from deployq.budget import check_accuracy, check_memory, check_ram
 from deployq.codegen.generated import GeneratedLibrary, write_library
+from deployq.codegen.optimize import check_input_rows
 from deployq.config import BuildConfig
 from deployq.data import Samples
 from deployq.errors import ToolMissingError, UsageError
@@ -107,6 +108,8 @@ def build(
     with staged_directory(config.output, force=config.force, inputs=inputs) as staging:
         progress("import the model")
         prepared = prepare(model, calibration, config)
+        if config.input_rows:
+            check_input_rows(prepared.graph.tensors[prepared.graph.input].shape, config.io_layout)
         labelled = None if evaluation is None else labelled_samples(evaluation, prepared, config)
         network = quantize_prepared(prepared, config, progress, labelled)
         report = _write_build(staging, prepared, network, labelled, target, config, progress)

@@ -22,7 +22,7 @@ STRIPE_ROWS = (4, 2, 1)
 _PLANS = 20
 
 #: Of the arenas that are compared.
-_ALIGNMENT = 4
+SEARCH_ALIGNMENT = 4
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Cutter:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._known: dict[tuple[str, Core, int], StripedLayer | None] = {}
+        self._known: dict[tuple[str, Core, bool, int], StripedLayer | None] = {}
+        self._cascades: dict[tuple[Span, tuple[tuple[Core | None, bool], ...]], Cascade | None] = {}
 
     def source(self) -> InputRows:
         """The rows of the network's input."""
@@ -64,19 +65,34 @@ class Cutter:
         """
         if step.node is None or step.node.name not in cores:
             return None
-        core = cores[step.node.name]
-        key = (step.node.name, core, rows)
+        core, sparse = cores[step.node.name], _is_sparse(step)
+        key = (step.node.name, core, sparse, rows)
         if key not in self._known:
-            self._known[key] = self._cut(step, rows, core)
+            self._known[key] = self._cut(step, rows, core, sparse)
         return self._known[key]
 
-    def _cut(self, step: Step, rows: int, core: Core) -> StripedLayer | None:
+    def cascade(self, schedule: Schedule, span: Span, cores: Mapping[str, Core]) -> Cascade | None:
+        """The cascade of a span, made once for the kernels of its layers; None where it cannot be one.
+
+        Args:
+            schedule: of the graph; all of them differ in kernels alone.
+            span: its layers.
+            cores: that kernels are chosen for, by node name.
+        """
+        steps = schedule.steps[span.start : span.stop]
+        key = (span, tuple((cores.get(step.name), _is_sparse(step)) for step in steps))
+        if key not in self._cascades:
+            cut = partial(self.cut, rows=span.rows, cores=cores)
+            source = self.source() if span.source else None
+            self._cascades[key] = cascade(schedule, span.start, span.stop, cut, source)
+        return self._cascades[key]
+
+    def _cut(self, step: Step, rows: int, core: Core, sparse: bool) -> StripedLayer | None:
         node = step.node
         assert node is not None and isinstance(node.op, IntegerOperator)
         stripes = stripes_of(node.op, self._graph.input_shapes(node), rows)
         if stripes is None:
             return None
-        sparse = "gaps" in step.call.template
         calls: dict[tuple[int, ...], KernelCall] = {}
         for stripe in stripes:
             if stripe.geometry not in calls:
@@ -88,6 +104,11 @@ class Cutter:
         if not has_equal_tables(list(calls.values())):
             return None
         return StripedLayer(stripes, tuple(calls[stripe.geometry] for stripe in stripes))
+
+
+def _is_sparse(step: Step) -> bool:
+    """Whether the weights of a step are stored as lists."""
+    return "gaps" in step.call.template
 
 
 def with_cascades(
@@ -102,9 +123,7 @@ def with_cascades(
         cores: that kernels are chosen for, by node name.
     """
     for span in spans:
-        cut = partial(cutter.cut, rows=span.rows, cores=cores)
-        source = cutter.source() if span.source else None
-        one = cascade(schedule, span.start, span.stop, cut, source)
+        one = cutter.cascade(schedule, span, cores)
         if one is not None:
             schedule = _with(schedule, one)
     return schedule
@@ -124,7 +143,7 @@ def find_spans(
     while True:
         before = with_cascades(schedule, spans, cutter, cores)
         best = _best(before, _possible_spans(before, spans), cutter, cores)
-        if best is None or best[1] >= plan_arena(before, _ALIGNMENT).bytes:
+        if best is None or best[1] >= plan_arena(before, SEARCH_ALIGNMENT).bytes:
             return spans
         spans = (*spans, best[0])
 
@@ -152,12 +171,12 @@ def _best(
     for span in spans:
         trial = with_cascades(schedule, [span], cutter, cores)
         if len(trial.cascades) > len(schedule.cascades):
-            bounded.append((smallest_arena(trial, _ALIGNMENT), -span.rows, span, trial))
+            bounded.append((smallest_arena(trial, SEARCH_ALIGNMENT), -span.rows, span, trial))
     best: tuple[Span, int] | None = None
     # Only the most promising ones, those with the smallest bound, are planned.
     for bound, _, span, trial in sorted(bounded, key=lambda one: one[:2])[:_PLANS]:
         if best is None or bound < best[1]:
-            size = plan_arena(trial, _ALIGNMENT).bytes
+            size = plan_arena(trial, SEARCH_ALIGNMENT).bytes
             if best is None or size < best[1]:
                 best = span, size
     return best
@@ -170,14 +189,9 @@ def _possible_spans(schedule: Schedule, taken: Sequence[Span]) -> Iterator[Span]
     for rows in STRIPE_ROWS:
         for start in range(count):
             for stop in range(start + 1, count + 1):
-                if stop - 1 in used or not _has_rows(schedule.steps[stop - 1]):
+                if stop - 1 in used or schedule.steps[stop - 1].node is None:
                     break
                 yield Span(start, stop, rows)
-
-
-def _has_rows(step: Step) -> bool:
-    """Whether a step may be cut: the rest is said by `stripes_of`."""
-    return step.node is not None and step.order is not None
 
 
 def _with(schedule: Schedule, one: Cascade) -> Schedule:

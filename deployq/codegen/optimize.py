@@ -13,11 +13,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from deployq.codegen.arena import plan_arena, smallest_arena
-from deployq.codegen.cascade_search import STRIPE_ROWS, Cutter, Span, find_source, find_spans, with_cascades
-from deployq.codegen.kernels import Core
+from deployq.codegen.cascade_search import (
+    SEARCH_ALIGNMENT,
+    STRIPE_ROWS,
+    Cutter,
+    Span,
+    find_source,
+    find_spans,
+    with_cascades,
+)
+from deployq.codegen.kernels import Core, kernel_order
 from deployq.codegen.schedule import Calls, Schedule, Step, schedule_on
 from deployq.errors import UsageError
-from deployq.graph import Graph, Node
+from deployq.graph import Graph, Node, Shape
 from deployq.ops import IntegerOperator
 from deployq.ops.conv2d import IntegerConv2d
 from deployq.ops.linear import IntegerLinear
@@ -30,9 +38,6 @@ _STRIPE_COST, _STRIPE_COST_PER_CHANNEL = 1200, 16
 
 #: Instructions of a MAC of a depthwise layer relative to others, and of any on a core with Helium.
 _PER_DEPTHWISE_MAC, _OF_HELIUM = 2.5, 0.25
-
-#: Of the arenas that are compared.
-_ALIGNMENT = 4
 
 
 def build_schedule(
@@ -57,6 +62,8 @@ def build_schedule(
         ModelError: some layer cannot be proven safe.
         UsageError: the input cannot be read row by row.
     """
+    if input_rows:
+        check_input_rows(graph.tensors[graph.input].shape, io_layout)
     if optimize == "ram":
         return _SmallestArena(graph, features, io_layout, input_rows).run()
     schedule = schedule_on(graph, Core(features, optimize), io_layout)
@@ -67,18 +74,33 @@ def build_schedule(
     return with_cascades(schedule, [_source(graph, schedule, cutter, cores)], cutter, cores)
 
 
+def check_input_rows(shape: Shape, io_layout: str) -> None:
+    """Refuse inputs that have no rows one after the other.
+
+    Args:
+        shape: of the network's input, per sample.
+        io_layout: "nhwc" or "nchw": order of the function's input.
+
+    Raises:
+        UsageError: it is not an image, or its channels come one after the other.
+    """
+    if len(shape) != 3:
+        raise _no_rows(f"it is a vector of {math.prod(shape)} values, not an image", "leave it out")
+    if io_layout == "nchw" and kernel_order(shape) is not None:
+        raise _no_rows("its channels come one after the other", "--io-layout nhwc")
+
+
+def _no_rows(why: str, hint: str) -> UsageError:
+    return UsageError("the input cannot be read row by row", where="--input-rows", why=why, hint=hint)
+
+
 def _source(graph: Graph, schedule: Schedule, cutter: Cutter, cores: Mapping[str, Core]) -> Span:
     """The span that begins with rows of the input."""
-    given = graph.tensors[graph.input]
-    span = find_source(schedule, cutter, cores) if len(given.shape) == 3 else None
+    span = find_source(schedule, cutter, cores)
     if span is None:
-        raise UsageError(
-            "the input cannot be read row by row",
-            where="--input-rows",
-            why=f"{schedule.steps[0].name!r} does not work on rows of it, or later layers need all of it"
-            if len(given.shape) == 3
-            else f"it is a vector of {given.size} values, not an image",
-            hint="an image whose first layer is a convolution or a pool, in NHWC order (--io-layout nhwc)",
+        raise _no_rows(
+            f"{schedule.steps[0].name!r} does not work on rows of it, or later layers need all of it",
+            "the first layer must be a convolution, a pool or element by element",
         )
     return span
 
@@ -126,8 +148,8 @@ class _SmallestArena:
         if self.input_rows and not schedule.reads_rows:
             return math.inf
         slowness = math.sqrt(self.slowdown(choice, schedule))
-        bound = smallest_arena(schedule, _ALIGNMENT) * slowness
-        return bound if bound >= limit else plan_arena(schedule, _ALIGNMENT).bytes * slowness
+        bound = smallest_arena(schedule, SEARCH_ALIGNMENT) * slowness
+        return bound if bound >= limit else plan_arena(schedule, SEARCH_ALIGNMENT).bytes * slowness
 
     def slowdown(self, choice: _Choice, schedule: Schedule) -> float:
         """Estimated instructions relative to those of the fastest choice."""

@@ -136,7 +136,10 @@ def _execution_notes(library: GeneratedLibrary, config: BuildConfig) -> list[str
             f"in {count} stripes of rows; the hooks of a layer are called for each"
         )
     if config.input_rows:
-        notes.append(f"{library.prefix}_run_rows asks for its input row by row: no buffer holds all of it")
+        notes.append(
+            f"{library.prefix}_run_rows asks for its input row by row; "
+            "the stack of the function that gives rows comes on top"
+        )
     return notes
 
 

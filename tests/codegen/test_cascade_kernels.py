@@ -74,7 +74,7 @@ def _functions(networks: Sequence[Network]) -> set[str]:
 #: What computes stripes in the batches below.
 _REACHED = {
     "cortex-m4": (
-        "conv2d_w1.*_pairs", "conv2d_w2.*_pairs.*_ring", "conv2d_w3a8_smlad", "conv2d_w4.*_masked",
+        "conv2d_w1.*_pairs", "conv2d_w2.*_pairs.*_ring", "conv2d_w3a8_smlad", "conv2d_w4.*_linked",
         "conv2d_w8.*_masked", "pairs_pixel|masked_pixel", "depthwise2d_3x3s1_.*smlad",
         "depthwise2d_3x3s2_.*smlad", "maxpool2d", "averagepool2d", "add", "clip",
     ),

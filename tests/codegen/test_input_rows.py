@@ -137,5 +137,5 @@ def test_a_vector_has_no_rows() -> None:
 @pytest.mark.parametrize("optimize", ["balanced", "ram"])
 def test_channels_first_have_no_rows(optimize: str) -> None:
     options = EmitOptions("net", io_layout="nchw", input_rows=True, optimize=optimize)
-    with pytest.raises(UsageError, match="does not work on rows"):
+    with pytest.raises(UsageError, match="the input cannot be read row by row"):
         generate(_GRAPHS["residual"], DSP, options)

@@ -9,7 +9,8 @@
 
 /*
  * Hooks around and after layer i, for profiling, a watchdog or comparing layers. Define them before
- * this file, e.g. with the compiler's -include option. Layer outputs are HWC.
+ * this file, e.g. with the compiler's -include option. Layer outputs are HWC. Of a layer that is
+ * executed depth first the hooks are called for every stripe of rows, from top to bottom.
  */
 #ifndef DQ_LAYER_BEGIN
 #define DQ_LAYER_BEGIN(i) ((void)0)
