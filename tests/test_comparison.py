@@ -63,7 +63,7 @@ def without_seconds(value: Any) -> Any:
 def exchange(monkeypatch: pytest.MonkeyPatch, name: str, prepare: Callable[[Problem], Solve]) -> None:
     """Let a method be another one."""
     assert name in registry._METHODS
-    monkeypatch.setitem(registry._METHODS, name, prepare)
+    monkeypatch.setitem(registry._METHODS, name, (prepare, registry.traits_of(name)))
 
 
 def refuses_binary(problem: Problem) -> Solve:

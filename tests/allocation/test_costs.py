@@ -89,7 +89,7 @@ def test_code_is_counted_once_per_kernel() -> None:
 
 def test_ram_that_no_width_can_keep_to_is_refused_early() -> None:
     example = Example.make(samples=32)
-    target = load_target("cortex-m4")
+    target = load_target("cortex-m0plus")
     costs = flash_costs(example.graph, example.calibrated, target)
     least = {
         name: min(layer.options.values(), key=lambda option: option.scratch_bytes).alphabet

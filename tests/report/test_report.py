@@ -94,6 +94,7 @@ def test_json_has_the_promised_fields() -> None:
         "sparsity": 0.25,
         "accumulator_bits": 14,
         "instructions": 87196,
+        "stripes": 1,
     }
     assert document["verification"]["qemu"] == {"samples": 64, "mismatches": 0}
     skipped = to_document(UNMEASURED)
