@@ -21,7 +21,8 @@ import typer
 
 from deployq.bench import DEFAULT_SAMPLES, bench_directory
 from deployq.comparison import DEFAULT_WIDTHS
-from deployq.config import METHODS, BuildConfig, load_config
+from deployq.config import METHODS, BuildConfig
+from deployq.config_file import load_config
 from deployq.console import Output, Row, open_standard_streams
 from deployq.errors import DeployqError, ExitCode, UsageError
 from deployq.inspection import inspect_model, verify_directory

@@ -1,7 +1,6 @@
 """`BuildConfig`: everything a build depends on, every default and every range check.
 
-Read from `deployq.toml`, or the table `[tool.deployq]` of `pyproject.toml`, in the current directory;
-options of the command line override the file. Paths in a file are relative to that file.
+Files are found and read by `deployq.config_file`.
 """
 
 from __future__ import annotations
@@ -9,10 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +37,12 @@ from deployq.config_values import (
 )
 from deployq.data import Preprocessing
 from deployq.errors import UsageError
-from deployq.output import check_inputs_stay
 from deployq.quantizers import method_names
 from deployq.quantizers.layer import GRANULARITIES
 from deployq.quantizers.options import ORDERS, SolverOptions
 from deployq.recipes import AUTO, default_bits
-from deployq.resources import resource_directory
 from deployq.targets import load_target
 from deployq.task import TASKS
-
-CONFIG_FILE = "deployq.toml"
 
 #: The value of `bits` that stands for a width chosen for each layer.
 AUTO_BITS = "auto"
@@ -219,7 +211,7 @@ class BuildConfig:
                     read = item.metadata["reader"](value, Path())
                 except ValueError as error:
                     raise UsageError(
-                        f"{item.name} is {value!r}", where=_option(item.name), why=str(error)
+                        f"{item.name} is {value!r}", where=option_name(item.name), why=str(error)
                     ) from error
                 object.__setattr__(self, item.name, read)
 
@@ -246,7 +238,7 @@ class BuildConfig:
         budgets = [name for name in ("average_bits", "max_drop") if getattr(self, name) is not None]
         if self.bits != AUTO_BITS and budgets:
             raise UsageError(
-                f"{budgets[0]} without widths to choose", where=_option(budgets[0]), hint="--bits auto"
+                f"{budgets[0]} without widths to choose", where=option_name(budgets[0]), hint="--bits auto"
             )
         if self.bits == AUTO_BITS and not budgets and self.flash is None:
             raise UsageError(
@@ -258,12 +250,14 @@ class BuildConfig:
     def _one_of(self, name: str, allowed: tuple[str, ...]) -> None:
         value = getattr(self, name)
         if value not in allowed:
-            raise UsageError(f"unknown {name} {value!r}", where=_option(name), hint=" or ".join(allowed))
+            raise UsageError(f"unknown {name} {value!r}", where=option_name(name), hint=" or ".join(allowed))
 
     def _within(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
         if value is not None and not (math.isfinite(value) and low <= value <= high):
-            raise UsageError(f"{name} is {value}", where=_option(name), why=f"it must be in {low} .. {high}")
+            raise UsageError(
+                f"{name} is {value}", where=option_name(name), why=f"it must be in {low} .. {high}"
+            )
 
     def solver_options(self, order: str, ridge: float) -> SolverOptions:
         """The options of the quantizer; order and ridge may be its method's."""
@@ -302,7 +296,8 @@ class BuildConfig:
         return "\n".join(lines) + "\n"
 
 
-def _option(name: str) -> str:
+def option_name(name: str) -> str:
+    """The command line option of a setting."""
     return "--" + name.replace("_", "-")
 
 
@@ -313,94 +308,3 @@ def _prefix_of(stem: str) -> str:
         return check_prefix(words)
     except UsageError:
         return check_prefix(f"m_{words}"[:_LONGEST_NAME].rstrip("_"))
-
-
-def load_config(
-    options: Mapping[str, Any], *, config_file: Path | None = None, directory: Path = Path()
-) -> BuildConfig:
-    """The configuration of a build started in `directory`.
-
-    Args:
-        options: values from the command line by field name; they override the file's.
-        config_file: TOML file to read; by default `deployq.toml` or `pyproject.toml` in
-            `directory`, and, without those and without a model, that of the digits example.
-        directory: current directory.
-
-    Raises:
-        UsageError: the file cannot be read, a key or value is wrong, or the output would replace the file.
-    """
-    path, table = _find_table(options, config_file, directory)
-    values = _read_table(table, path.parent, where=str(path))
-    values_given = _read_table(options, Path(), where="")
-    # A width from the command line replaces the file's alphabet and the other way round.
-    if "bits" in values_given:
-        values.pop("alphabet", None)
-    config = BuildConfig(**{**values, **values_given})
-    check_inputs_stay(config.output, [path], rewritten=("build.toml",))
-    return config
-
-
-def example_config() -> Path:
-    """Configuration file of the bundled digits example."""
-    return resource_directory("examples") / "digits" / CONFIG_FILE
-
-
-def _find_table(
-    options: Mapping[str, Any], config_file: Path | None, directory: Path
-) -> tuple[Path, Mapping[str, Any]]:
-    """A configuration file and its settings; an empty table if there is none."""
-    if config_file is not None:
-        return config_file, _settings(config_file)
-    own, shared = directory / CONFIG_FILE, directory / "pyproject.toml"
-    if own.is_file():
-        return own, _settings(own)
-    if shared.is_file() and (table := _settings(shared)):
-        return shared, table
-    if options.get("model") is None:
-        return example_config(), _settings(example_config())
-    return own, {}
-
-
-def _settings(path: Path) -> Mapping[str, Any]:
-    """The settings in a TOML file; those of a `pyproject.toml` stand in [tool.deployq]."""
-    try:
-        table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError("cannot read the configuration", where=str(path), why=str(error)) from error
-    if path.name == "pyproject.toml":
-        tool = table.get("tool", {})
-        table = tool.get("deployq", {}) if isinstance(tool, dict) else {}
-    if not isinstance(table, dict):
-        raise UsageError("[tool.deployq] is not a table", where=str(path))
-    return table
-
-
-def _read_table(table: Mapping[str, Any], base: Path, where: str) -> dict[str, Any]:
-    """Values by field name, checked for type; ranges are checked by `BuildConfig`."""
-    readers: dict[str, Reader] = {item.name: item.metadata["reader"] for item in fields(BuildConfig)}
-    values = {}
-    for key, value in table.items():
-        place = f"{where}, {key}" if where else _option(key)
-        if key not in readers:
-            near = get_close_matches(key, readers, n=1, cutoff=0)
-            raise UsageError(f"unknown setting {key!r}", where=where, hint=f"did you mean {near[0]!r}?")
-        try:
-            values[key] = readers[key](value, base)
-        except ValueError as error:
-            raise UsageError(f"{key} is {value!r}", where=place, why=str(error)) from error
-    _check_agreement(values, where)
-    return values
-
-
-def _check_agreement(values: Mapping[str, Any], where: str) -> None:
-    """Refuse a width and an alphabet that contradict each other."""
-    if "bits" in values and "alphabet" in values:
-        if values["bits"] == AUTO_BITS:
-            raise UsageError("an alphabet leaves no widths to choose", where=where or "--alphabet")
-        width, named = default_alphabet(values["bits"]), alphabet(values["alphabet"])
-        if width.bits != named.bits or (width.name == "ternary") != (named.name == "ternary"):
-            raise UsageError(
-                f"the alphabet {named.name} does not have {values['bits']} bits",
-                where=where or "--alphabet",
-                hint="give only one of bits and alphabet",
-            )

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from deployq.comparison import DEFAULT_WIDTHS, ComparisonPlan, base_width, compare
-from deployq.config import AUTO_BITS, BuildConfig, load_config
+from deployq.config import AUTO_BITS, BuildConfig
+from deployq.config_file import load_config
 from deployq.errors import UsageError
 from deployq.experiment import open_experiment, shared_settings
 from deployq.output import QUANTIZATION_FILES, check_inputs_stay, staged_directory

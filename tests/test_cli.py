@@ -15,7 +15,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from deployq import cli
-from deployq.config import BuildConfig, example_config
+from deployq.config import BuildConfig
+from deployq.config_file import example_config
 from deployq.errors import (
     AccuracyError,
     BudgetError,

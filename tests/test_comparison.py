@@ -19,7 +19,8 @@ import pytest
 from deployq import cli, comparison, experiment
 from deployq.arithmetic import FloatArray
 from deployq.comparison import ComparisonPlan, base_width
-from deployq.config import BuildConfig, example_config, load_config
+from deployq.config import BuildConfig
+from deployq.config_file import example_config, load_config
 from deployq.errors import ExitCode, UsageError
 from deployq.quantizers import registry
 from deployq.quantizers.registry import Problem, Solve

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployq.config import BuildConfig, example_config, load_config
+from deployq.config import BuildConfig
+from deployq.config_file import example_config, load_config
 from deployq.config_values import map_data_paths, toml_value
 from deployq.errors import UsageError
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from deployq.config import BuildConfig, example_config, load_config
+from deployq.config import BuildConfig
+from deployq.config_file import example_config, load_config
 from deployq.errors import UsageError
 from deployq.evaluation import explained_variance, integer_outputs
 from deployq.experiment import open_experiment

@@ -16,7 +16,8 @@ import pytest
 from deployq.alphabet import alphabet
 from deployq.codegen.emit import generate
 from deployq.codegen.generated import EmitOptions, write_library
-from deployq.config import BuildConfig, load_config
+from deployq.config import BuildConfig
+from deployq.config_file import load_config
 from deployq.errors import UsageError, VerificationError
 from deployq.output import (
     MARKER,

@@ -12,7 +12,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from deployq.config import BuildConfig, example_config, load_config
+from deployq.config import BuildConfig
+from deployq.config_file import example_config, load_config
 from deployq.errors import AccuracyError, BudgetError, ToolMissingError, UsageError, VerificationError
 from deployq.inspection import inspect_model, verify_directory
 from deployq.pipeline import BuildResult, build, build_from_config

@@ -14,7 +14,7 @@ import pytest
 from deployq import cli
 from deployq.bench import bench_directory
 from deployq.bench.directory import core_to_measure, layer_functions
-from deployq.config import example_config, load_config
+from deployq.config_file import example_config, load_config
 from deployq.errors import ExitCode, UsageError, VerificationError
 from deployq.pipeline import build_from_config
 from deployq.report import from_document, to_document

@@ -10,7 +10,8 @@ import pytest
 
 from deployq.codegen.generated import write_library
 from deployq.codegen.kernels import OPTIMIZE
-from deployq.config import BuildConfig, example_config, load_config
+from deployq.config import BuildConfig
+from deployq.config_file import example_config, load_config
 from deployq.layerwise import IntegerModel
 from deployq.layout import to_c_order
 from deployq.steps import generate_c, prepare, quantize_prepared

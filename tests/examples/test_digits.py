@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from deployq.config import example_config, load_config
+from deployq.config_file import example_config, load_config
 from deployq.pipeline import build_from_config
 from tests.tools import needs_tools
 

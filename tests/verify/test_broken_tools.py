@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deployq.config import BuildConfig, example_config, load_config
+from deployq.config import BuildConfig
+from deployq.config_file import example_config, load_config
 from deployq.errors import DeployqError, ExitCode, ToolMissingError, UsageError, VerificationError
 from deployq.pipeline import build_from_config
 from deployq.targets import load_target
